@@ -1,0 +1,125 @@
+"""Build the executable: the package and the library pair, packed by shiv.
+
+Run by `nox -s build`, in an environment that has shiv. Two runs on the same sources give the same
+bytes: every time in the archive is SOURCE_DATE_EPOCH's, every mode and order is fixed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+from shiv import __version__ as shiv_version
+from shiv.bootstrap.environment import Environment
+from shiv.builder import create_archive
+from shiv.constants import BUILD_AT_TIMESTAMP_FORMAT
+
+TOP = Path(__file__).resolve().parent.parent
+SCRIPTS = TOP / "dist-scripts"
+EXECUTABLE = TOP / "dist/github.com/tomyedwab/yesterday/nexushub/bin/krunclient"
+
+# -I and -S keep the caller's Python settings and the system's packages out, and save time.
+INTERPRETER = "/usr/bin/python3 -IS"
+
+# Both wheels are built on glibc 2.28.
+WHEEL_PLATFORM = "manylinux_2_28_{machine}"
+LIBRARIES = {
+    "libkrun.so": ("smolmachines", "smol/libkrun.so"),
+    "libkrunfw.so": ("microsandbox", "microsandbox/_bundled/lib/libkrunfw.so.5.6.1"),
+}
+FIRST_STAGE = ("bootstrap.py", "extract.py")
+
+# The first moment that a zip file can hold, for want of a better one.
+DEFAULT_EPOCH = 315532800
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--machine", default="x86_64", help="architecture, as uname -m names it")
+    parser.add_argument("--output", type=Path, default=EXECUTABLE)
+    arguments = parser.parse_args()
+    site_packages = TOP / "build/site-packages"
+    shutil.rmtree(site_packages, ignore_errors=True)
+    copy_package(site_packages)
+    add_libraries(site_packages, fetch_wheels(arguments.machine), arguments.machine)
+    fix_modes(site_packages)
+    pack(site_packages, arguments.output)
+    size = arguments.output.stat().st_size
+    digest = hashlib.sha256(arguments.output.read_bytes()).hexdigest()
+    print(f"{arguments.output.relative_to(TOP)}: {size / 2**20:.1f} MiB, sha256 {digest}")
+
+
+def copy_package(site_packages: Path) -> None:
+    shutil.copytree(
+        TOP / "krunclient",
+        site_packages / "krunclient",
+        ignore=shutil.ignore_patterns("__pycache__", "bundled", *FIRST_STAGE),
+    )
+
+
+def fetch_wheels(machine: str) -> dict[str, Path]:
+    """The wheels of the library pair by name, fetched by pip against the hashes of the lock."""
+    directory = TOP / "build/wheels" / machine
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version=3.11"]
+    command += [f"--platform={WHEEL_PLATFORM.format(machine=machine)}", f"--dest={directory}"]
+    command += [f"--requirement={SCRIPTS / 'requirements/bundle.txt'}"]
+    subprocess.run(command, check=True)
+    # A wheel's name begins with that of its project.
+    return {wheel.name.partition("-")[0]: wheel for wheel in directory.glob("*.whl")}
+
+
+def add_libraries(site_packages: Path, wheels: dict[str, Path], machine: str) -> None:
+    bundled = site_packages / "krunclient/bundled"
+    (bundled / machine).mkdir(parents=True)
+    for name, (project, member) in LIBRARIES.items():
+        with zipfile.ZipFile(wheels[project]) as wheel:
+            (bundled / machine / name).write_bytes(wheel.read(member))
+    shutil.copytree(SCRIPTS / "licences", bundled / "licences")
+
+
+def fix_modes(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def pack(site_packages: Path, output: Path) -> None:
+    """Pack with shiv, then put the first stage beside shiv's own bootstrap."""
+    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", DEFAULT_EPOCH))
+    built_at = datetime.fromtimestamp(epoch, tz=timezone.utc)
+    environment = Environment(
+        built_at=built_at.strftime(BUILD_AT_TIMESTAMP_FORMAT), shiv_version=shiv_version
+    )
+    temporary = output.with_name(output.name + ".tmp")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    create_archive(
+        sources=[site_packages],
+        target=temporary,
+        interpreter=INTERPRETER,
+        main="bootstrap:main",
+        env=environment,
+    )
+    assert environment.build_id is not None
+    with zipfile.ZipFile(temporary, "a", compression=zipfile.ZIP_DEFLATED) as archive:
+        for name in FIRST_STAGE:
+            add(archive, name, (TOP / "krunclient" / name).read_bytes(), built_at)
+        add(archive, "build-id", environment.build_id[:16].encode(), built_at)
+    temporary.rename(output)
+
+
+def add(archive: zipfile.ZipFile, name: str, data: bytes, built_at: datetime) -> None:
+    information = zipfile.ZipInfo(name, date_time=built_at.timetuple()[:6])
+    information.compress_type = zipfile.ZIP_DEFLATED
+    information.external_attr = 0o100644 << 16
+    archive.writestr(information, data)
+
+
+if __name__ == "__main__":
+    main()

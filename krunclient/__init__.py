@@ -1,0 +1,15 @@
+"""Boot one libkrun microVM for one application instance.
+
+The package is read in the order in which a launch runs it:
+
+    cli         argv and environment   -> Options
+    config      Options                -> Config     (validated values)
+    host        Config                 -> HostFacts  (read-only probes)
+    plan        Config and HostFacts   -> Plan       (pure data; what --plan prints)
+    supervisor  Plan                   -> the process that stays and the VMM child
+    vm          Plan                   -> calls of libkrun, in the child
+
+`__main__` runs the stages and is the only place that maps errors to exit statuses.
+"""
+
+__version__ = "0.1.0"

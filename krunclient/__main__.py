@@ -1,0 +1,92 @@
+"""The stages of a launch in their order, and the only place that maps errors to statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from krunclient import __version__, cli, config, host, plan, supervisor
+from krunclient.bindings import libc as libc_binding
+from krunclient.errors import LaunchError, VmError
+from krunclient.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
+    """Do what the command line asks for and return the exit status."""
+    log = Log("warning")
+    try:
+        options = cli.parse(argv, environ)
+        if options.has("--help"):
+            return _print(cli.help_text())
+        if options.has("--version"):
+            return _print(f"krunclient {__version__}")
+        log = Log(config.log_level(options))
+        libc = libc_binding.load()
+        if options.has("--check"):
+            from krunclient import check
+
+            text, status = check.report(libc, *config.library_paths(options))
+            _print(text)
+            return status
+        settings = config.resolve(options)
+        resolved = plan.make(settings, host.probe(libc, settings))
+        if options.has("--plan"):
+            from krunclient.bindings import libkrun
+
+            krun = libkrun.load(libc, resolved.libraries.libkrun, resolved.libraries.libkrunfw)
+            return _print(plan.as_json(resolved, krun.generation))
+        return supervisor.run(resolved, libc, log)
+    except LaunchError as error:
+        log.failure(error)
+        return error.status
+    except KeyboardInterrupt:
+        return 128 + 2
+    except Exception as error:
+        # The message of an unexpected error could quote a value: its type alone is told.
+        log.failure(
+            VmError(
+                "krunclient failed",
+                type(error).__name__,
+                _where(error),
+                "this is a fault of krunclient: please report it",
+            )
+        )
+        return VmError.status
+
+
+def _where(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "an unexpected error"
+    return f"an unexpected error at {trace.tb_frame.f_code.co_name}:{trace.tb_lineno}"
+
+
+def _print(text: str) -> int:
+    from krunclient.log import write_all
+
+    write_all(1, f"{text}\n".encode("utf-8", "surrogateescape"))
+    return 0
+
+
+def _open_standard_descriptors() -> None:
+    """A descriptor of 0 to 2 that is closed would be taken by the next open."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def main() -> None:
+    _open_standard_descriptors()
+    status = run([os.fsencode(word) for word in sys.argv[1:]], os.environb)
+    # Nothing is left to flush or to free, and an interpreter takes its time to end.
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""C functions, each declared once with its types and its check."""

@@ -1,0 +1,219 @@
+"""Options to Config: every value checked, in its own type and unit."""
+
+from __future__ import annotations
+
+from krunclient.errors import UsageError
+from krunclient.record import Record
+from krunclient.secret import Secret
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from krunclient.cli import Given, Options
+
+LOG_LEVELS = ("error", "warning", "info", "debug")
+
+# What the guest gets beside HOST, INTERNAL_SECRET and --env. TERM is the kernel's own default
+# for the console that libkrun gives.
+BASE_VARIABLES = (
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("HOME", "/root"),
+    ("TERM", "linux"),
+)
+INHERITED_VARIABLES = ("HOST", "INTERNAL_SECRET")
+
+# libkrun's init takes settings of its own from variables of these names.
+INIT_PREFIX = "KRUN_"
+
+# MAX_ARG_STRLEN of <linux/binfmts.h>: execve(2) in the guest refuses a longer NAME=VALUE or
+# argument, the terminating NUL included.
+MAX_ARG_BYTES = 128 * 1024
+
+MAX_CPUS = 255  # krun_set_vm_config takes them as uint8_t
+MAX_MEMORY_MIB = 2**32 - 1  # and this as uint32_t
+
+
+class Config(Record):
+    """What is to be run, as the user asked for it.
+
+    `root_path` and the library paths may hold bytes that are no UTF-8, as surrogates.
+    `variables` is the guest's whole environment, in order.
+    """
+
+    root_path: str
+    local_port: int
+    guest_port: int
+    cpus: int
+    memory_mib: int
+    exec_path: str
+    app_arguments: tuple[str, ...]
+    variables: tuple[tuple[str, Secret], ...]
+    libkrun: str | None
+    libkrunfw: str | None
+    console: bool
+
+
+def log_level(options: Options) -> str:
+    """The lowest level that is printed. Raises UsageError for one that does not exist."""
+    return _one(options, "--log-level", "warning", _choice(LOG_LEVELS))
+
+
+def library_paths(options: Options) -> tuple[str | None, str | None]:
+    """--libkrun and --libkrunfw. Raises UsageError for a path that is not absolute."""
+    return (
+        _one(options, "--libkrun", None, _absolute_path),
+        _one(options, "--libkrunfw", None, _absolute_path),
+    )
+
+
+def resolve(options: Options) -> Config:
+    """Check and convert all that a launch needs. Raises UsageError for the first fault."""
+    if len(options.arguments) != 2:
+        raise UsageError(
+            "can't read the command line",
+            f"{len(options.arguments)} arguments",
+            "ROOT_PATH and LOCAL_PORT are needed, and nothing else",
+            "give them; arguments for the app go after --",
+        )
+    root_path, local_port = options.arguments
+    libkrun, libkrunfw = library_paths(options)
+    exec_path = _one(options, "--exec", "/bin/app", _guest_path)
+    return Config(
+        root_path=root_path,
+        local_port=_whole_number("LOCAL_PORT", local_port, 1, 65535),
+        guest_port=_one(options, "--guest-port", 80, _number_between(1, 65535)),
+        cpus=_one(options, "--cpus", 1, _number_between(1, MAX_CPUS)),
+        memory_mib=_one(options, "--memory", 512, _number_between(1, MAX_MEMORY_MIB)),
+        exec_path=exec_path,
+        app_arguments=tuple(
+            _guest_text(f"argument {number} of the app", text)
+            for number, text in enumerate(options.app_arguments, 1)
+        ),
+        variables=_variables(options),
+        libkrun=libkrun,
+        libkrunfw=libkrunfw,
+        console=options.has("--console"),
+    )
+
+
+def _variables(options: Options) -> tuple[tuple[str, Secret], ...]:
+    variables = {name: Secret(value) for name, value in BASE_VARIABLES}
+    for name in INHERITED_VARIABLES:
+        variables[name] = _variable(name, options.environment.get(name, ""))
+    given = options.given.get("--env")
+    for text in given.values if given else ():
+        name, equals, value = text.partition("=")
+        if not _is_variable_name(name):
+            raise UsageError(
+                "can't read a variable",
+                given.source if given else "",
+                "its name is empty or holds a space, a control character or no ASCII",
+                "give NAME=VALUE",
+            )
+        if name.startswith(INIT_PREFIX):
+            raise UsageError(
+                "can't pass a variable",
+                name,
+                f"libkrun's init takes {INIT_PREFIX}* as settings of its own",
+                "give it another name",
+            )
+        if not equals:
+            if name not in options.environment:
+                raise UsageError(
+                    "can't pass a variable",
+                    name,
+                    "it is not set in krunclient's environment",
+                    "set it, or give NAME=VALUE",
+                )
+            value = options.environment[name]
+        variables[name] = _variable(name, value)
+    return tuple(variables.items())
+
+
+def _variable(name: str, value: str) -> Secret:
+    _guest_text(f"variable {name}", f"{name}={value}")
+    return Secret(value)
+
+
+def _guest_text(thing: str, text: str) -> str:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise UsageError(
+            "can't pass a value to the guest", thing, "it is not UTF-8", "encode it, in base64 say"
+        ) from None
+    if size >= MAX_ARG_BYTES:
+        raise UsageError(
+            "can't pass a value to the guest",
+            thing,
+            f"it takes {size} bytes, and Linux allows {MAX_ARG_BYTES - 1}",
+            "put it into a file of the root",
+        )
+    return text
+
+
+def _is_variable_name(name: str) -> bool:
+    return bool(name) and all("!" <= character <= "~" for character in name)
+
+
+# A converter takes the place where a text was given, for its error, and the text.
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    Value = TypeVar("Value")
+    Default = TypeVar("Default")
+    Converter = Callable[[str, str], Value]
+
+
+def _one(
+    options: Options, name: str, default: Default, convert: Converter[Value]
+) -> Value | Default:
+    given: Given | None = options.given.get(name)
+    return convert(given.source, given.values[-1]) if given else default
+
+
+def _number_between(low: int, high: int) -> Converter[int]:
+    return lambda source, text: _whole_number(source, text, low, high)
+
+
+def _whole_number(source: str, text: str, low: int, high: int) -> int:
+    # int() takes more than digits, and no more than about 4,300 of them.
+    if text.isascii() and text.isdigit() and len(text) <= 20 and low <= int(text) <= high:
+        return int(text)
+    raise UsageError(
+        f"{source} can't be used",
+        text if len(text) <= 40 else text[:40] + "...",
+        f"not a whole number from {low} to {high}",
+        "give one",
+    )
+
+
+def _choice(choices: tuple[str, ...]) -> Converter[str]:
+    def convert(source: str, text: str) -> str:
+        if text in choices:
+            return text
+        raise UsageError(f"{source} can't be used", text, "no such choice", "|".join(choices))
+
+    return convert
+
+
+def _absolute_path(source: str, text: str) -> str:
+    if text.startswith("/"):
+        return text
+    raise UsageError(
+        f"{source} can't be used",
+        text,
+        "libraries are loaded by absolute path alone",
+        "give a path that begins with /",
+    )
+
+
+def _guest_path(source: str, text: str) -> str:
+    if not text.startswith("/") or text.endswith("/"):
+        raise UsageError(
+            f"{source} can't be used",
+            text,
+            "not the absolute path of a program",
+            "give a path that begins with / as the guest sees it",
+        )
+    return _guest_text(source, text)
