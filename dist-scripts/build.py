@@ -34,7 +34,7 @@ LIBRARIES = {
     "libkrun.so": ("smolmachines", "smol/libkrun.so"),
     "libkrunfw.so": ("microsandbox", "microsandbox/_bundled/lib/libkrunfw.so.5.6.1"),
 }
-FIRST_STAGE = ("bootstrap.py", "extract.py")
+FIRST_STAGE = TOP / "krunclient/zipapp"
 
 # The first moment that a zip file can hold, for want of a better one.
 DEFAULT_EPOCH = 315532800
@@ -60,7 +60,7 @@ def copy_package(site_packages: Path) -> None:
     shutil.copytree(
         TOP / "krunclient",
         site_packages / "krunclient",
-        ignore=shutil.ignore_patterns("__pycache__", "bundled", *FIRST_STAGE),
+        ignore=shutil.ignore_patterns("__pycache__", "bundled", FIRST_STAGE.name),
     )
 
 
@@ -108,8 +108,8 @@ def pack(site_packages: Path, output: Path) -> None:
     )
     assert environment.build_id is not None
     with zipfile.ZipFile(temporary, "a", compression=zipfile.ZIP_DEFLATED) as archive:
-        for name in FIRST_STAGE:
-            add(archive, name, (TOP / "krunclient" / name).read_bytes(), built_at)
+        for source in sorted(FIRST_STAGE.glob("*.py")):
+            add(archive, source.name, source.read_bytes(), built_at)
         add(archive, "build-id", environment.build_id[:16].encode(), built_at)
     temporary.rename(output)
 

@@ -29,6 +29,8 @@ INIT_PREFIX = "KRUN_"
 MAX_ARG_BYTES = 128 * 1024
 
 MAX_CPUS = 255  # krun_set_vm_config takes them as uint8_t
+# The bundled kernel starts with 64 MiB; with 32 it does not fit, and libkrun aborts.
+MIN_MEMORY_MIB = 64
 MAX_MEMORY_MIB = 2**32 - 1  # and this as uint32_t
 
 
@@ -82,7 +84,7 @@ def resolve(options: Options) -> Config:
         local_port=_whole_number("LOCAL_PORT", local_port, 1, 65535),
         guest_port=_one(options, "--guest-port", 80, _number_between(1, 65535)),
         cpus=_one(options, "--cpus", 1, _number_between(1, MAX_CPUS)),
-        memory_mib=_one(options, "--memory", 512, _number_between(1, MAX_MEMORY_MIB)),
+        memory_mib=_one(options, "--memory", 512, _number_between(MIN_MEMORY_MIB, MAX_MEMORY_MIB)),
         exec_path=exec_path,
         app_arguments=tuple(
             _guest_text(f"argument {number} of the app", text)

@@ -13,6 +13,8 @@ The numbers are those of sysexits.h.
 
 from __future__ import annotations
 
+import os
+
 
 class LaunchError(Exception):
     """A failure that is told to the user in one line.
@@ -32,6 +34,11 @@ class LaunchError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}: {self.thing}: {self.why}; {self.remedy}"
+
+
+def reason(error: OSError) -> str:
+    """The text of an errno, to stand as the WHY of a LaunchError."""
+    return os.strerror(error.errno or 0).lower()
 
 
 class UsageError(LaunchError):

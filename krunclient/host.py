@@ -15,7 +15,7 @@ from krunclient.bindings.libc import (
     SOCK_STREAM_CLOEXEC,
     SOL_SOCKET,
 )
-from krunclient.errors import BusyError, HostError, LaunchError, PermissionDeniedError
+from krunclient.errors import BusyError, HostError, LaunchError, PermissionDeniedError, reason
 from krunclient.record import Record
 
 TYPE_CHECKING = False
@@ -86,7 +86,7 @@ def check_kvm(path: str = KVM) -> None:
 
 
 def _kvm_error(path: str, error: OSError) -> LaunchError:
-    why = os.strerror(error.errno).lower()
+    why = reason(error)
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionDeniedError(
             "KVM can't be used", path, why, "add the user to the group of that device, often kvm"
@@ -127,7 +127,7 @@ def check_port(libc: Libc, port: int) -> None:
 
 
 def _port_error(port: int, error: OSError) -> LaunchError:
-    why = os.strerror(error.errno).lower()
+    why = reason(error)
     if error.errno == errno.EADDRINUSE:
         return BusyError("LOCAL_PORT can't be used", str(port), why, "try again or use another")
     return PermissionDeniedError(
@@ -148,6 +148,4 @@ def _sockaddr_in(port: int, address: bytes) -> bytes:
 
 def _sockaddr_in6(port: int, address: bytes) -> bytes:
     """struct sockaddr_in6, ipv6(7)."""
-    return (
-        AF_INET6.to_bytes(2, "little") + port.to_bytes(2, "big") + bytes(4) + address + bytes(4)
-    )
+    return AF_INET6.to_bytes(2, "little") + port.to_bytes(2, "big") + bytes(4) + address + bytes(4)

@@ -74,11 +74,8 @@ def encode(plan: Plan, dialect: Dialect) -> bytes:
     for name, value in plan.variables:
         _check(f"variable {name}", value.reveal(), dialect)
     variables = (f"{name}={value.reveal()}" for name, value in plan.variables)
-    text = '{"process":{"args":%s,"env":%s,"cwd":"/"}}' % (
-        _array(arguments, dialect),
-        _array(variables, dialect),
-    )
-    return text.encode() + dialect.terminator
+    members = f'"args":{_array(arguments, dialect)},"env":{_array(variables, dialect)},"cwd":"/"'
+    return f'{{"process":{{{members}}}}}'.encode() + dialect.terminator
 
 
 def _array(texts: Iterable[str], dialect: Dialect) -> str:

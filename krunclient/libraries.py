@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from krunclient.errors import HostError
+from krunclient.errors import HostError, reason
 from krunclient.record import Record
 
 BUNDLED_DIRECTORY = os.path.join(os.path.dirname(__file__), "bundled")
@@ -122,7 +122,7 @@ def _position(path: str, text: bytes) -> int:
         with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
             return content.find(text)
     except (OSError, ValueError) as error:
-        why = os.strerror(error.errno).lower() if isinstance(error, OSError) else "it is empty"
+        why = reason(error) if isinstance(error, OSError) else "it is empty"
         raise HostError(
             "a library can't be read", path, why, "give another by --libkrun and --libkrunfw"
         ) from None

@@ -11,7 +11,7 @@ import os
 import stat
 
 from krunclient.bindings.libc import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
-from krunclient.errors import HostError, LaunchError, PermissionDeniedError, RootError
+from krunclient.errors import HostError, LaunchError, PermissionDeniedError, RootError, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _open_root(root_path: str) -> int:
         raise RootError(
             "ROOT_PATH can't be used",
             root_path,
-            os.strerror(error.errno).lower(),
+            reason(error),
             "give the directory that holds the guest's root file system",
         ) from None
     except ValueError:
@@ -149,9 +149,7 @@ def _lookup_error(root_path: str, wanted_by: str, subject: str, error: OSError) 
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return _root_error(root_path, wanted_by, f"{subject}does not exist")
-    return _root_error(
-        root_path, wanted_by, f"{subject}can't be opened: {os.strerror(error.errno).lower()}"
-    )
+    return _root_error(root_path, wanted_by, f"{subject}can't be opened: {reason(error)}")
 
 
 def _root_error(root_path: str, wanted_by: str, why: str) -> RootError:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeVar, dataclass_transform
+    from typing import Any, TypeVar
+
+    from typing_extensions import dataclass_transform
 
     Self = TypeVar("Self", bound="Record")
 else:
@@ -40,7 +42,7 @@ class Record:
         return tuple(
             name
             for owner in reversed(cls.__mro__)
-            for name in owner.__dict__.get("__annotations__", ())
+            for name in owner.__dict__.get("__annotations__", ())  # noqa: RUF063, inspect is slow
         )
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -39,7 +39,7 @@ class Declaration(Record):
     optional: bool
 
 
-class SymbolMissing(Exception):
+class MissingSymbolError(Exception):
     """A library has no function of this name."""
 
 
@@ -59,7 +59,7 @@ def function(result: Result, *argtypes: Any, optional: bool = False) -> Callable
 
 
 class Library:
-    """A loaded C library. Raises SymbolMissing for a function that it must have and has not."""
+    """A loaded C library. Raises MissingSymbolError where a function that is not optional lacks."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._present: set[str] = set()
@@ -73,7 +73,7 @@ class Library:
             except AttributeError:
                 if declaration.optional:
                     continue
-                raise SymbolMissing(name) from None
+                raise MissingSymbolError(name) from None
             symbol.argtypes = declaration.argtypes
             symbol.restype = declaration.result.restype
             symbol.errcheck = _named(name, declaration.result.check)

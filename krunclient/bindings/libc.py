@@ -7,8 +7,17 @@ would pay for with about 3 ms.
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER as pointer_to
-from ctypes import Structure, c_char_p, c_int, c_long, c_uint32, c_uint64, c_ulong, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char_p,
+    c_int,
+    c_long,
+    c_uint32,
+    c_uint64,
+    c_ulong,
+    c_void_p,
+)
 
 from krunclient.bindings.declare import (
     ERRNO,
@@ -80,7 +89,7 @@ class Libc(Library):
     def socket(self, family: int, kind: int, protocol: int, /) -> int:
         """socket(2)."""
 
-    @function(ERRNO, c_int, c_int, c_int, pointer_to(c_int), c_uint32)
+    @function(ERRNO, c_int, c_int, c_int, POINTER(c_int), c_uint32)
     def setsockopt(self, descriptor: int, level: int, name: int, on: c_int, size: int, /) -> int:
         """setsockopt(2), for options that are an int."""
 
@@ -92,11 +101,11 @@ class Libc(Library):
     def prctl(self, option: int, arg2: int, arg3: int, arg4: int, arg5: int, /) -> int:
         """prctl(2)."""
 
-    @function(ERRNO, c_int, pointer_to(SignalSet), pointer_to(SignalSet))
+    @function(ERRNO, c_int, POINTER(SignalSet), POINTER(SignalSet))
     def sigprocmask(self, how: int, new: SignalSet, old: SignalSet | None, /) -> int:
         """sigprocmask(2)."""
 
-    @function(ERRNO, c_int, pointer_to(SignalSet), c_int)
+    @function(ERRNO, c_int, POINTER(SignalSet), c_int)
     def signalfd(self, descriptor: int, mask: SignalSet, flags: int, /) -> int:
         """signalfd(2): a new descriptor where `descriptor` is -1."""
 
@@ -104,7 +113,7 @@ class Libc(Library):
     def signal(self, number: int, handler: int | None, /) -> int:
         """signal(2). The former handler."""
 
-    @function(ERRNO, c_long, c_int, c_char_p, pointer_to(OpenHow), c_ulong)
+    @function(ERRNO, c_long, c_int, c_char_p, POINTER(OpenHow), c_ulong)
     def syscall(self, number: int, directory: int, path: bytes, how: OpenHow, size: int, /) -> int:
         """syscall(2), as openat2(2) needs it."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from ctypes import (
     CDLL,
+    POINTER,
     Array,
     c_bool,
     c_char_p,
@@ -24,10 +25,9 @@ from ctypes import (
     c_uint32,
     c_uint64,
 )
-from ctypes import POINTER as pointer_to
 
 from krunclient import initconfig
-from krunclient.bindings.declare import Library, Result, SymbolMissing, function
+from krunclient.bindings.declare import Library, MissingSymbolError, Result, function
 from krunclient.errors import HostError
 
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ def _negative_is_error(name: str, result: int, _arguments: tuple[Any, ...]) -> i
 
 KRUN = Result(restype=c_int32, check=_negative_is_error)
 ctx_id = c_uint32
-strings = pointer_to(c_char_p)  # NULL-terminated
+strings = POINTER(c_char_p)  # NULL-terminated
 
 
 class Krun(Library):
@@ -92,7 +92,15 @@ class Krun(Library):
 
     @function(KRUN, ctx_id, c_char_p, c_char_p, c_char_p, c_size_t, c_uint32, c_bool, optional=True)
     def krun_fs_add_overlay_file(
-        self, context: int, tag: bytes, path: bytes, data: bytes, size: int, mode: int, once: bool, /
+        self,
+        context: int,
+        tag: bytes,
+        path: bytes,
+        data: bytes,
+        size: int,
+        mode: int,
+        once: bool,
+        /,
     ) -> int: ...
 
     @function(KRUN, ctx_id, optional=True)
@@ -182,8 +190,8 @@ def load(libc: Libc, libkrun: str, libkrunfw: str) -> Krun:
     try:
         krun = Krun(CDLL(libkrun, handle=handle))
         if not krun.has("krun_set_root") and not krun.has("krun_add_virtiofs3"):
-            raise SymbolMissing("krun_set_root or krun_add_virtiofs3")
-    except SymbolMissing as missing:
+            raise MissingSymbolError("krun_set_root or krun_add_virtiofs3")
+    except MissingSymbolError as missing:
         raise HostError(
             "libkrun can't be used",
             libkrun,

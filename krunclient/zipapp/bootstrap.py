@@ -12,14 +12,23 @@ import os
 import stat
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import NoReturn
+
 MANIFEST = "manifest"
 OLDEST_PYTHON = (3, 10)
 
 
-def main():  # type: () -> None
+def main() -> None:
     if sys.version_info < OLDEST_PYTHON:
-        _fail("Python is too old", sys.executable, "it is %d.%d" % sys.version_info[:2],
-              "run krunclient by python3.10 or later")
+        _fail(
+            "Python is too old",
+            sys.executable,
+            "it is %d.%d" % sys.version_info[:2],
+            "run krunclient by python3.10 or later",
+        )
     archive = sys.path[0]
     # The loader has read one file of the archive by now: its build id is in another.
     build_id = __loader__.get_data("build-id").decode()  # type: ignore[name-defined]
@@ -36,7 +45,7 @@ def main():  # type: () -> None
     launch()
 
 
-def cache_directories(environ, user):
+def cache_directories(environ: "Mapping[str, str]", user: int) -> "list[str]":
     """Where the extracted code may be, best first."""
     directories = []
     for variable, rest in (("XDG_CACHE_HOME", "krunclient"), ("HOME", ".cache/krunclient")):
@@ -49,7 +58,7 @@ def cache_directories(environ, user):
     return directories
 
 
-def is_trusted(directory):
+def is_trusted(directory: str) -> bool:
     """Whether nobody but this user and root can change what the path leads to.
 
     The directory is the user's own and closed to others; each one above it belongs to the user or
@@ -73,7 +82,7 @@ def is_trusted(directory):
     return True
 
 
-def is_whole(target):
+def is_whole(target: str) -> bool:
     """Whether every file of the manifest is there as it was extracted."""
     try:
         with open(os.path.join(target, MANIFEST)) as file:
@@ -94,7 +103,7 @@ def is_whole(target):
     return True
 
 
-def _extract(archive, name):
+def _extract(archive: str, name: str) -> str:
     # Only a first start pays for the imports of this.
     sys.path.insert(0, archive)
     import extract
@@ -108,7 +117,7 @@ def _extract(archive, name):
         _fail(*error.args)
 
 
-def _fail(what, thing, why, remedy):
+def _fail(what: str, thing: str, why: str, remedy: str) -> "NoReturn":
     line = "krunclient: error: %s: %s: %s; %s\n" % (what, thing, why, remedy)
     os.write(2, line.encode("utf-8", "backslashreplace"))
     os._exit(69)

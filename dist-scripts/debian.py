@@ -1,0 +1,137 @@
+"""Debian packages for builds and tests: installed where that is needed, else only unpacked.
+
+Packages are fetched from the mirror that the machine's own apt sources name, with apt's state in
+a directory of ours, so that no privileges are needed and nothing of the machine changes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+DOWNLOADS = TOP / "build/debian"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def unpack(package: str, suite: str | None = None) -> Path:
+    """Fetch a package and return the directory that it is unpacked in.
+
+    `suite` is the machine's own where none is named.
+    """
+    suite = suite or codename()
+    directory = DOWNLOADS / suite / package
+    if not directory.is_dir():
+        config = _apt_config(suite)
+        archives = DOWNLOADS / suite / "archives"
+        archives.mkdir(exist_ok=True)
+        for old in archives.glob(f"{package}_*.deb"):
+            old.unlink()
+        _apt(config, "download", package, cwd=archives)
+        temporary = directory.with_suffix(".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        (archive,) = archives.glob(f"{package}_*.deb")
+        subprocess.run(["dpkg-deb", "-x", archive, temporary], check=True)
+        temporary.rename(directory)
+    return directory
+
+
+def dependency(package: str, pattern: str, suite: str) -> str:
+    """The name of the package that a meta-package depends on."""
+    listing = _apt_cache(_apt_config(suite), "depends", package)
+    found = re.search(rf"Depends: ({pattern})", listing)
+    if not found:
+        sys.exit(f"{package} of {suite} depends on no package {pattern}")
+    return found[1]
+
+
+def require(programs: dict[str, str]) -> None:
+    """Install the packages of the programs that are missing, given as program: package.
+
+    Ends with one line that names them where this user can't install.
+    """
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    missing = sorted({programs[name] for name in programs if not shutil.which(name, path=path)})
+    if not missing:
+        return
+    if os.geteuid() != 0:
+        sys.exit(f"please install: apt-get install {' '.join(missing)}")
+    print(f"installing {' '.join(missing)}", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "-qq", "update"], check=True, env=environment)
+    subprocess.run(
+        ["apt-get", "-qq", "install", "--no-install-recommends", *missing],
+        check=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def codename() -> str:
+    return dict(
+        line.strip().split("=", 1)
+        for line in Path("/etc/os-release").read_text().splitlines()
+        if "=" in line
+    )["VERSION_CODENAME"]
+
+
+def mirror() -> str:
+    """The address in the machine's apt sources that has the machine's own suite."""
+    suite = codename()
+    sources = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
+    for source in sources:
+        if source.suffix not in (".list", ".sources") or not source.is_file():
+            continue
+        text = source.read_text()
+        for stanza in text.split("\n\n"):
+            address = re.search(r"^URIs:\s*(\S+)", stanza, re.M)
+            if address and re.search(rf"^Suites:.*\b{suite}(\s|$)", stanza, re.M):
+                return address[1]
+        line = re.search(rf"^deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+{suite}\s", text, re.M)
+        if line:
+            return line[1]
+    sys.exit(f"the apt sources of this machine have no {suite}: builds and tests need Debian")
+
+
+def _apt_config(suite: str) -> Path:
+    """A configuration of apt's that knows one suite; its package list is read on first use."""
+    state = DOWNLOADS / suite
+    config = state / "apt.conf"
+    if not config.is_file():
+        for directory in ("lists/partial", "cache/archives/partial"):
+            (state / directory).mkdir(parents=True, exist_ok=True)
+        (state / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror()} {suite} main\n")
+        temporary = state / "apt.conf.tmp"
+        temporary.write_text(
+            f'Dir::Etc::SourceList "{state}/sources.list";\n'
+            'Dir::Etc::SourceParts "-";\n'
+            f'Dir::State::Lists "{state}/lists";\n'
+            f'Dir::Cache "{state}/cache";\n'
+            'APT::Sandbox::User "";\n'
+        )
+        _apt(temporary, "update", cwd=state)
+        temporary.rename(config)
+    return config
+
+
+def _apt(config: Path, *arguments: str, cwd: Path) -> None:
+    subprocess.run(
+        ["apt-get", "-qq", *arguments],
+        check=True,
+        cwd=cwd,
+        env={**os.environ, "APT_CONFIG": str(config)},
+    )
+
+
+def _apt_cache(config: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["apt-cache", *arguments],
+        check=True,
+        env={**os.environ, "APT_CONFIG": str(config)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout

@@ -1,0 +1,99 @@
+"""Copy build/rootfs into app directories. Run by `nox -s distribute -- [DIRECTORY...]`.
+
+What is missing is added, what an earlier run put there and is outdated is replaced. A file that
+the app has of its own is never touched: a record in the app directory tells which are ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+ROOTFS = TOP / "build/rootfs"
+APPS = TOP / "dist/github.com/tomyedwab/yesterday/apps"
+RECORD = ".krunclient-rootfs.json"
+
+
+def main() -> None:
+    os.umask(0o022)
+    directories = [Path(argument) for argument in sys.argv[1:]] or sorted(
+        path for path in APPS.glob("*/") if path.is_dir()
+    )
+    if not directories:
+        sys.exit(f"no app directory: none was given, and {APPS.relative_to(TOP)} has none")
+    for directory in directories:
+        if not directory.is_dir():
+            sys.exit(f"{directory} is no directory")
+        added, kept = distribute(ROOTFS, directory)
+        print(f"{directory}: {len(added)} added or replaced, {len(kept)} of the app's own kept")
+        for name in kept:
+            print(f"  kept {name}")
+
+
+def distribute(rootfs: Path, app: Path) -> tuple[list[str], list[str]]:
+    """Bring an app directory up to date. Returns what was written, and what was kept."""
+    record_path = app / RECORD
+    record = json.loads(record_path.read_text()) if record_path.is_file() else {}
+    added, kept = [], []
+    for source in walk(rootfs):
+        name = str(source.relative_to(rootfs))
+        target = app / name
+        check_inside(app, target.parent)
+        if source.is_dir() and not source.is_symlink():
+            if not os.path.lexists(target):
+                target.mkdir()
+                target.chmod(source.stat().st_mode & 0o7777)
+            continue
+        wanted = digest(source)
+        present = digest(target) if os.path.lexists(target) else None
+        if present == wanted:
+            record[name] = wanted
+        elif present is None or present == record.get(name):
+            replace(source, target)
+            record[name] = wanted
+            added.append(name)
+        else:
+            kept.append(name)
+    temporary = record_path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    temporary.rename(record_path)
+    return added, kept
+
+
+def walk(rootfs: Path) -> Iterator[Path]:
+    yield from sorted(rootfs.rglob("*"))
+
+
+def digest(path: Path) -> str:
+    """What a file is: the kind, the mode, and a hash of the content."""
+    if path.is_symlink():
+        return f"link {path.readlink()}"
+    if not path.is_file():
+        return "other"
+    mode = path.stat().st_mode & 0o7777
+    return f"file {mode:o} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def replace(source: Path, target: Path) -> None:
+    """Put a copy in place at once: a guest that runs keeps the file that it has open."""
+    temporary = target.with_name(f".{target.name}.krunclient")
+    temporary.unlink(missing_ok=True)
+    shutil.copy2(source, temporary, follow_symlinks=False)
+    temporary.rename(target)
+
+
+def check_inside(app: Path, directory: Path) -> None:
+    """A symbolic link in an app directory must not lead the copy out of it."""
+    root = app.resolve()
+    if not directory.resolve().is_relative_to(root):
+        sys.exit(f"{directory} leads out of {app}: nothing was written there")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Assemble the guest's root file system in build/rootfs from rootfs/ and Debian's packages.
+
+Needs no privileges. Run by `nox -s rootfs`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import debian
+
+TOP = Path(__file__).resolve().parent.parent
+SOURCE = TOP / "rootfs"
+TARGET = TOP / "build/rootfs"
+
+# Debian's directory for libraries of this architecture, and where programs look for the loader.
+LIBRARY_DIRECTORY = "lib/x86_64-linux-gnu"
+LOADER = "lib64/ld-linux-x86-64.so.2"
+CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"  # the first place where Go looks
+MAX_BYTES = 8 * 2**20
+
+
+def main() -> None:
+    os.umask(0o022)
+    temporary = TARGET.with_suffix(".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    assemble(temporary)
+    size = sum(path.lstat().st_size for path in temporary.rglob("*") if not path.is_dir())
+    if size >= MAX_BYTES:
+        raise SystemExit(f"the root file system has {size} bytes, more than {MAX_BYTES}")
+    shutil.rmtree(TARGET, ignore_errors=True)
+    temporary.rename(TARGET)
+    print(f"{TARGET.relative_to(TOP)}: {size / 2**20:.1f} MiB")
+
+
+def assemble(target: Path) -> None:
+    for directory in ("etc/ssl/certs", LIBRARY_DIRECTORY, "lib64"):
+        (target / directory).mkdir(parents=True)
+    for source in sorted((SOURCE / "etc").iterdir()):
+        install(source.read_bytes(), target / "etc" / source.name, 0o644)
+    for line in (SOURCE / "manifest").read_text().splitlines():
+        match line.split():
+            case ["directory", path, mode]:
+                (target / path).mkdir(parents=True, exist_ok=True)
+                (target / path).chmod(int(mode, 8))
+            case ["library", package, name]:
+                found = find(debian.unpack(package), name)
+                install(found.read_bytes(), target / LIBRARY_DIRECTORY / name, 0o755)
+            case ["certificates", package]:
+                certificates = sorted(debian.unpack(package).rglob("*.crt"))
+                bundle = b"".join(path.read_bytes() for path in certificates)
+                install(bundle, target / CERTIFICATES, 0o644)
+            case [first, *_] if not first.startswith("#"):
+                raise SystemExit(f"rootfs/manifest: can't read: {line}")
+    (target / LOADER).symlink_to(f"../{LIBRARY_DIRECTORY}/{Path(LOADER).name}")
+
+
+def find(package: Path, name: str) -> Path:
+    """A library in an unpacked package: in /lib or, with a merged /usr, in /usr/lib."""
+    matches = [path for path in sorted(package.rglob(name)) if path.is_file()]
+    if not matches:
+        raise SystemExit(f"{package.name} has no {name}")
+    return matches[0]
+
+
+def install(data: bytes, path: Path, mode: int) -> None:
+    path.write_bytes(data)
+    path.chmod(mode)
+
+
+if __name__ == "__main__":
+    main()

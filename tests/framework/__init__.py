@@ -1,0 +1,1 @@
+"""What tests stand on: hosts that run microVMs, guests, launches. No test is in here."""

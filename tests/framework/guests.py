@@ -1,0 +1,36 @@
+"""Guest programs for tests: servers from Debian, and small ones compiled here.
+
+`python -m tests.framework.guests` prepares them in build/guests; tests only read them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.framework.paths import GUESTS, TOP
+
+import debian  # isort: skip
+
+BUSYBOX = GUESTS / "busybox"
+CADDY = GUESTS / "caddy"
+SOURCES = TOP / "tests/guests"
+
+
+def prepare() -> None:
+    debian.require({"gcc": "gcc", "ld": "binutils"})
+    if not Path("/usr/include/stdio.h").exists():
+        debian.require({"no-libc-headers": "libc6-dev"})
+    GUESTS.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(next(debian.unpack("busybox-static").glob("**/bin/busybox")), BUSYBOX)
+    shutil.copy2(debian.unpack("caddy") / "usr/bin/caddy", CADDY)
+    for source in sorted(SOURCES.glob("*.c")):
+        target = GUESTS / source.stem
+        subprocess.run(
+            ["gcc", "-static", "-O1", "-Wall", "-Werror", "-o", target, source], check=True
+        )
+
+
+if __name__ == "__main__":
+    prepare()

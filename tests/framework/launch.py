@@ -1,0 +1,160 @@
+"""Launches of krunclient: one that has ended, and one that runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from tests.framework import guests
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+
+    @property
+    def error(self) -> str:
+        """The one line that krunclient wrote on stderr."""
+        lines = self.stderr.decode().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("krunclient: error: ")
+        return lines[0]
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How to start krunclient: the executable, its environment, and the user that it runs as."""
+
+    command: Sequence[str | Path]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    directory: Path = Path("/")
+    user: int | None = None
+
+    def run(
+        self,
+        *arguments: str | bytes | Path,
+        env: Mapping[str, str | bytes] | None = None,
+        timeout: float = 60,
+        preexec: Callable[[], None] | None = None,
+    ) -> Ended:
+        """Start it and wait for its end."""
+        started = time.monotonic()
+        process = self.start(*arguments, env=env, preexec=preexec)
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            stdout, stderr = process.communicate()
+            raise AssertionError(f"no end after {timeout} s: {stdout!r} {stderr!r}") from None
+        return Ended(process.returncode, stdout, stderr, time.monotonic() - started)
+
+    def start(
+        self,
+        *arguments: str | bytes | Path,
+        env: Mapping[str, str | bytes] | None = None,
+        preexec: Callable[[], None] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        environment: dict[str, str | bytes] = {**self.environment, **(env or {})}
+        return subprocess.Popen(
+            [*self.command, *arguments],
+            env=environment,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=preexec,
+            user=self.user,
+            group=self.user,
+            extra_groups=None if self.user is None else [],
+        )
+
+    def serve(
+        self, root: Path, port: int, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> Server:
+        """Start it with a root that holds a web server, and wait until that answers."""
+        return Server(self.start(*arguments, root, str(port), env=env), port)
+
+
+class Server:
+    """A microVM with a web server. Leaving the context ends it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process = process
+        self.port = port
+
+    def __enter__(self) -> Server:
+        self.wait_until_it_answers()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        stdout, stderr = self.process.communicate()
+        if error is not None:
+            print(f"stdout: {stdout!r}\nstderr: {stderr!r}")
+
+    def get(self, path: str = "/", host: str = "127.0.0.1", timeout: float = 10) -> bytes:
+        with urllib.request.urlopen(f"http://{host}:{self.port}{path}", timeout=timeout) as answer:
+            body: bytes = answer.read()
+            return body
+
+    def wait_until_it_answers(self, timeout: float = 60) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self.get()
+                return
+            except urllib.error.HTTPError:
+                return
+            except OSError as error:
+                if self.process.poll() is not None:
+                    raise AssertionError(f"it ended: {self.process.communicate()}") from error
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"no answer after {timeout} s") from error
+                time.sleep(0.1)
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 30) -> Ended:
+        """Send a signal and wait for the end."""
+        started = time.monotonic()
+        self.process.send_signal(number)
+        stdout, stderr = self.process.communicate(timeout=timeout)
+        return Ended(self.process.returncode, stdout, stderr, time.monotonic() - started)
+
+
+def busybox_root(directory: Path, script: str | None = None) -> Path:
+    """A root that holds busybox, and a shell script as /bin/app where one is given."""
+    (directory / "bin").mkdir(parents=True)
+    shutil.copy2(guests.BUSYBOX, directory / "bin/busybox")
+    (directory / "bin/sh").symlink_to("busybox")
+    if script is not None:
+        write_app(directory, f"#!/bin/sh\nexport PATH=/bin\nbusybox --install -s /bin\n{script}\n")
+    return directory
+
+
+def write_app(root: Path, text: str) -> None:
+    app = root / "bin/app"
+    app.write_text(text)
+    app.chmod(0o755)
+
+
+def open_to(user: int, *paths: Path) -> None:
+    """Give trees to a user, as an unprivileged process manager would have them."""
+    for path in paths:
+        for found in (path, *path.rglob("*")):
+            os.chown(found, user, user, follow_symlinks=False)

@@ -1,0 +1,63 @@
+"""The exit status is the app's own, or says truly that there is none."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.framework.launch import Launcher
+
+NewRoot = Callable[..., Path]
+
+
+@pytest.mark.parametrize("status", [0, 7, 127])
+def test_the_apps_status_comes_back(
+    launcher: Launcher, new_root: NewRoot, port: int, status: int
+) -> None:
+    ended = launcher.run(new_root(f"exit {status}"), str(port))
+    assert (ended.status, ended.stderr) == (status, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_death_by_signal_n_is_128_plus_n(
+    launcher: Launcher, new_root: NewRoot, port: int, number: signal.Signals
+) -> None:
+    ended = launcher.run(new_root(f"kill -{int(number)} $$"), str(port))
+    assert ended.status == 128 + number
+
+
+def test_a_kernel_panic_is_70_and_its_message_is_told(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    # The kernel has no sysrq; a panic for lack of memory is the one that root can ask for.
+    root = new_root("echo 2 >/proc/sys/vm/panic_on_oom; tail /dev/zero; exit 0")
+    ended = launcher.run("--memory", "96", root, str(port))
+    assert ended.status == 70
+    assert "Kernel panic - not syncing: Out of memory" in ended.error
+
+
+def test_a_reboot_by_the_guest_is_70(launcher: Launcher, new_root: NewRoot, port: int) -> None:
+    ended = launcher.run(new_root("reboot -f; sleep 60"), str(port))
+    assert ended.status == 70
+    assert "without the app's status" in ended.error
+
+
+def test_a_guest_too_small_for_its_kernel_is_70(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root("tail /dev/zero")
+    assert launcher.run("--memory", "64", root, str(port)).status == 128 + signal.SIGKILL
+
+
+def test_a_program_that_the_guest_cant_execute_is_126(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root("exit 0")
+    program = (root / "bin/busybox").read_bytes()
+    (root / "bin/cut-short").write_bytes(program[:4096])
+    (root / "bin/cut-short").chmod(0o755)
+    ended = launcher.run("--exec", "/bin/cut-short", root, str(port))
+    assert ended.status in (126, 128 + signal.SIGSEGV)
