@@ -53,7 +53,7 @@ def main() -> None:
     pack(site_packages, arguments.output)
     size = arguments.output.stat().st_size
     digest = hashlib.sha256(arguments.output.read_bytes()).hexdigest()
-    print(f"{arguments.output.relative_to(TOP)}: {size / 2**20:.1f} MiB, sha256 {digest}")
+    print(f"{os.path.relpath(arguments.output)}: {size / 2**20:.1f} MiB, sha256 {digest}")
 
 
 def copy_package(site_packages: Path) -> None:

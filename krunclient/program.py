@@ -12,6 +12,7 @@ import stat
 
 from krunclient.bindings.libc import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from krunclient.errors import HostError, LaunchError, PermissionDeniedError, RootError, reason
+from krunclient.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ SCRIPT_LINE_BYTES = 256
 MAX_INTERPRETERS = 4
 
 
+class Program(Record):
+    is_elf: bool
+    interpreter: str | None
+
+
 def check(libc: Libc, root_path: str, exec_path: str, machine: str) -> None:
     """Check ROOT_PATH, the program, and the interpreters that it names, one after the other.
 
@@ -37,10 +43,14 @@ def check(libc: Libc, root_path: str, exec_path: str, machine: str) -> None:
     try:
         path = exec_path
         for _ in range(1 + MAX_INTERPRETERS):
-            interpreter = _check_file(libc, root, root_path, path, machine, wanted_by=exec_path)
-            if interpreter is None:
+            found = _check_file(libc, root, root_path, path, machine, wanted_by=exec_path)
+            if found.interpreter is None:
                 return
-            path = interpreter
+            path = found.interpreter
+            if found.is_elf:
+                # The kernel maps the loader of an ELF file and asks for no loader of its own.
+                _check_file(libc, root, root_path, path, machine, wanted_by=exec_path)
+                return
         raise _root_error(root_path, exec_path, "its #! interpreters are nested too deep")
     finally:
         os.close(root)
@@ -68,8 +78,8 @@ def _open_root(root_path: str) -> int:
 
 def _check_file(
     libc: Libc, root: int, root_path: str, path: str, machine: str, wanted_by: str
-) -> str | None:
-    """Check one file. Returns the interpreter that it names, None where it needs none."""
+) -> Program:
+    """Check one file, and read which interpreter it names."""
     subject = "" if path == wanted_by else f"its interpreter {path} "
     try:
         located = openat2(
@@ -93,22 +103,20 @@ def _check_file(
         except OSError as error:
             raise _lookup_error(root_path, wanted_by, subject, error) from None
         try:
-            return _interpreter(readable, root_path, wanted_by, subject, machine)
+            return _read(readable, root_path, wanted_by, subject, machine)
         finally:
             os.close(readable)
     finally:
         os.close(located)
 
 
-def _interpreter(
-    program: int, root_path: str, wanted_by: str, subject: str, machine: str
-) -> str | None:
+def _read(program: int, root_path: str, wanted_by: str, subject: str, machine: str) -> Program:
     head = os.pread(program, SCRIPT_LINE_BYTES, 0)
     if head.startswith(b"#!"):
         words = head[2:].split(b"\n")[0].split()
         if not words:
             raise _root_error(root_path, wanted_by, f"{subject}has an empty #! line")
-        return "/" + os.fsdecode(words[0]).lstrip("/")
+        return Program(is_elf=False, interpreter="/" + os.fsdecode(words[0]).lstrip("/"))
     if not head.startswith(b"\x7fELF"):
         raise _root_error(root_path, wanted_by, f"{subject}is neither an ELF file nor a script")
     if (
@@ -116,7 +124,7 @@ def _interpreter(
         or _number(head, 18, 2) != ELF_MACHINES[machine]
     ):
         raise _root_error(root_path, wanted_by, f"{subject}is not for the architecture {machine}")
-    return _elf_interpreter(program, head)
+    return Program(is_elf=True, interpreter=_elf_interpreter(program, head))
 
 
 def _elf_interpreter(program: int, header: bytes) -> str | None:

@@ -1,0 +1,116 @@
+"""Everything that builds, checks, tests and shows krunclient.
+
+Run by `dist-scripts/nox`, which needs nothing but Python; `dist-scripts/nox --list` names the
+sessions. Each installs what it needs at pinned versions, by hash.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.sessions = ["lint", "types", "tests", "vm"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = True
+
+SOURCES = ("krunclient", "dist-scripts", "tests", "noxfile.py")
+VM_SECONDS = 2400
+
+
+def install(session: nox.Session, name: str) -> None:
+    lock = f"dist-scripts/requirements/{name}.txt"
+    session.install("--quiet", "--require-hashes", "--requirement", lock)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and form with ruff."""
+    install(session, "lint")
+    session.run("ruff", "check", *SOURCES)
+    session.run("ruff", "format", "--check", *SOURCES)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy --strict."""
+    install(session, "types")
+    session.run("mypy", *SOURCES)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests that need no VM. Arguments after -- go to pytest."""
+    install(session, "tests")
+    prepare(session, build_executable, build_rootfs, build_guests)
+    everything = ("tests/unit", "tests/bindings", "tests/cli", "tests/bundle", "tests/build")
+    session.run("pytest", *(session.posargs or everything))
+
+
+@nox.session
+def vm(session: nox.Session) -> None:
+    """Run the end-to-end tests on real microVMs. Arguments after -- go to pytest."""
+    install(session, "vm")
+    prepare(session, build_executable, build_rootfs, build_guests)
+    pytest = (
+        "python",
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        *(session.posargs or ["tests/vm"]),
+    )
+    on_a_host_with_kvm(session, *pytest)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the executable. Arguments after -- go to dist-scripts/build.py."""
+    install(session, "build")
+    build_executable(session, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def rootfs(session: nox.Session) -> None:
+    """Assemble the guest's root file system in build/rootfs."""
+    build_rootfs(session)
+
+
+@nox.session(venv_backend="none")
+def distribute(session: nox.Session) -> None:
+    """Copy the root file system into the app directories named after --, or into all of them."""
+    build_rootfs(session)
+    session.run(sys.executable, "dist-scripts/distribute.py", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """From nothing to an HTTP answer out of a real microVM."""
+    install(session, "vm")
+    prepare(session, build_executable, build_rootfs, build_guests)
+    session.run("python", "-m", "tests.framework.demo", "prepare")
+    on_a_host_with_kvm(session, "python", "-m", "tests.framework.demo", "run")
+
+
+def prepare(session: nox.Session, *steps: object) -> None:
+    for step in steps:
+        step(session)  # type: ignore[operator]
+
+
+def build_executable(session: nox.Session, *arguments: str) -> None:
+    session.run("python", "dist-scripts/build.py", *arguments)
+
+
+def build_rootfs(session: nox.Session) -> None:
+    session.run(sys.executable, "dist-scripts/rootfs.py")
+
+
+def build_guests(session: nox.Session) -> None:
+    session.run("python", "-m", "tests.framework.guests")
+
+
+def on_a_host_with_kvm(session: nox.Session, *command: str) -> None:
+    """On this host where its KVM runs guests, else on an emulated one."""
+    limit = f"--timeout={VM_SECONDS}"
+    session.run("python", "-m", "tests.framework.hosts", limit, "--", *command)

@@ -1,0 +1,59 @@
+"""Launches whose libkrun is the recording library."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.framework import recorder
+from tests.framework.launch import Ended, Launcher
+from tests.framework.paths import TOP
+
+Record = Callable[..., tuple[Ended, list[str]]]
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, Path]]:
+    directory = tmp_path_factory.mktemp("libraries")
+    return {
+        generation: recorder.build(directory, generation) for generation in recorder.GENERATIONS
+    }
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    program = tmp_path / "root/bin/app"
+    program.parent.mkdir(parents=True)
+    program.write_bytes(Path("/bin/true").read_bytes())
+    (tmp_path / "root/lib64").mkdir()
+    (tmp_path / "root/lib64/ld-linux-x86-64.so.2").write_bytes(program.read_bytes())
+    for path in (program, tmp_path / "root/lib64/ld-linux-x86-64.so.2"):
+        path.chmod(0o755)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def record(tmp_path: Path, libraries: dict[int, tuple[Path, Path]], root: Path) -> Record:
+    """Launch with the library of one generation: how it ended, and the calls that it made."""
+
+    def launch(
+        generation: int, *arguments: str, env: dict[str, str] | None = None
+    ) -> tuple[Ended, list[str]]:
+        libkrun, libkrunfw = libraries[generation]
+        calls = tmp_path / "calls"
+        calls.write_text("")
+        # /dev/null stands in for a KVM that this machine may not have: nothing here needs one.
+        launcher = Launcher(
+            [sys.executable, "-m", "tests.framework.without_kvm"],
+            {"PATH": "/usr/bin:/bin", "RECORDER_FILE": str(calls), "RECORDER_STATUS": "5"},
+            TOP,
+        )
+        ended = launcher.run(
+            "--libkrun", libkrun, "--libkrunfw", libkrunfw, root, "30777", *arguments, env=env
+        )
+        return ended, calls.read_text().splitlines()
+
+    return launch

@@ -1,0 +1,155 @@
+/*
+ * A test part: a library with libkrun's symbols that records what it was called with.
+ *
+ * It stands in for libkrun only where the thing under test is the caller. GENERATION says which
+ * symbols it has: 109, 113, 116, 117, 118, 119 for 1.9 to 1.19, 200 for 2.x. Each call is a line
+ * in the file that RECORDER_FILE names; RECORDER_FAIL names a function that shall fail;
+ * krun_start_enter ends the process with RECORDER_STATUS.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What a launcher looks for to find the libkrunfw that belongs to this library. */
+__attribute__((used)) static const char krunfw_name[] = "libkrunfw.so.5";
+
+static FILE *record;
+static char failing[64];
+static int status;
+
+/* Settings are read at load, because a launcher empties the environment before the first call. */
+__attribute__((constructor)) static void read_settings(void)
+{
+    const char *path = getenv("RECORDER_FILE");
+    const char *fail = getenv("RECORDER_FAIL");
+    const char *end = getenv("RECORDER_STATUS");
+
+    record = path ? fopen(path, "a") : NULL;
+    snprintf(failing, sizeof(failing), "%s", fail ? fail : "");
+    status = end ? atoi(end) : 0;
+}
+
+static int call(const char *name, const char *format, ...)
+{
+    va_list arguments;
+
+    if (record) {
+        fprintf(record, "%s", name);
+        va_start(arguments, format);
+        vfprintf(record, format, arguments);
+        va_end(arguments);
+        fputc('\n', record);
+        fflush(record);
+    }
+    return strcmp(name, failing) ? 0 : -EINVAL;
+}
+
+static void strings(const char *name, const char *const list[])
+{
+    for (int i = 0; list && list[i]; i++)
+        call(name, "[%d] %s", i, list[i]);
+}
+
+int32_t krun_create_ctx(void)
+{
+    int result = call("krun_create_ctx", "");
+    return result ? result : 7;
+}
+
+int32_t krun_set_vm_config(uint32_t ctx, uint8_t vcpus, uint32_t ram)
+{
+    return call("krun_set_vm_config", " %u %u %u", ctx, vcpus, ram);
+}
+
+int32_t krun_set_port_map(uint32_t ctx, const char *const map[])
+{
+    strings("krun_set_port_map", map);
+    return call("krun_set_port_map", " %u", ctx);
+}
+
+int32_t krun_set_log_level(uint32_t level)
+{
+    return call("krun_set_log_level", " %u", level);
+}
+
+int32_t krun_start_enter(uint32_t ctx)
+{
+    extern char **environ;
+    int result;
+
+    strings("environ", (const char *const *)environ);
+    result = call("krun_start_enter", " %u", ctx);
+    if (result)
+        return result;
+    _exit(status);
+}
+
+#if GENERATION < 200
+int32_t krun_set_root(uint32_t ctx, const char *path)
+{
+    return call("krun_set_root", " %u %s", ctx, path);
+}
+#endif
+
+#if GENERATION >= 113
+int32_t krun_init_log(int fd, uint32_t level, uint32_t style, uint32_t options)
+{
+    return call("krun_init_log", " %d %u %u %u", fd, level, style, options);
+}
+#endif
+
+#if GENERATION >= 116
+int32_t krun_add_virtio_console_default(uint32_t ctx, int in, int out, int err)
+{
+    return call("krun_add_virtio_console_default", " %u %d %d %d", ctx, in, out, err);
+}
+#if GENERATION < 200
+int32_t krun_disable_implicit_console(uint32_t ctx)
+{
+    return call("krun_disable_implicit_console", " %u", ctx);
+}
+#endif
+#endif
+
+#if GENERATION >= 117
+int32_t krun_add_vsock(uint32_t ctx, uint32_t features)
+{
+    return call("krun_add_vsock", " %u %u", ctx, features);
+}
+#if GENERATION < 200
+int32_t krun_disable_implicit_vsock(uint32_t ctx)
+{
+    return call("krun_disable_implicit_vsock", " %u", ctx);
+}
+#endif
+#endif
+
+#if GENERATION >= 118
+int32_t krun_add_virtiofs3(uint32_t ctx, const char *tag, const char *path, uint64_t shm, bool ro)
+{
+    return call("krun_add_virtiofs3", " %u %s %s %lu %d", ctx, tag, path, (unsigned long)shm, ro);
+}
+#endif
+
+#if GENERATION >= 119
+int32_t krun_fs_add_overlay_file(uint32_t ctx, const char *tag, const char *path,
+                                 const uint8_t *data, size_t size, uint32_t mode, bool once)
+{
+    return call("krun_fs_add_overlay_file", " %u %s %s %o %d %.*s", ctx, tag, path, mode, once,
+                (int)size, (const char *)data);
+}
+#endif
+
+#if GENERATION >= 200
+int32_t krun_set_egress_policy(uint32_t ctx, const char *const cidrs[], const char *const hosts[],
+                               const char *const resolvers[])
+{
+    strings("krun_set_egress_policy", cidrs);
+    return call("krun_set_egress_policy", " %u %d %d", ctx, hosts != NULL, resolvers != NULL);
+}
+#endif

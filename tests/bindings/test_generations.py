@@ -1,0 +1,101 @@
+"""Which functions are called, for each generation of the API, as a recording library sees it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.bindings.conftest import Record
+from tests.framework import recorder
+
+
+def functions(calls: list[str]) -> list[str]:
+    names = [call.split(" ")[0].split("[")[0] for call in calls]
+    return [name for name in names if name.startswith("krun_")]
+
+
+def test_2x_gets_explicit_devices_and_a_file_in_memory(record: Record) -> None:
+    ended, calls = record(200, "--cpus", "2", "--memory", "256", "--guest-port", "8080")
+    assert ended.status == 5, ended.stderr
+    file = next(call for call in calls if call.startswith("krun_fs_add_overlay_file"))
+    calls.remove(file)
+    root = next(call for call in calls if call.startswith("krun_add_virtiofs3"))
+    calls.remove(root)
+    assert root.startswith("krun_add_virtiofs3 7 /dev/root /")
+    assert root.endswith(" 0 0")
+    assert calls == [
+        "krun_init_log 3 1 2 0",
+        "krun_create_ctx",
+        "krun_set_vm_config 7 2 256",
+        "krun_add_virtio_console_default 7 0 1 2",
+        "krun_add_vsock 7 1",
+        "krun_set_port_map[0] 30777:8080",
+        "krun_set_port_map 7",
+        "krun_set_egress_policy[0] 127.0.0.1/32",
+        "krun_set_egress_policy 7 0 0",
+        "environ[0] RUST_LOG=error,vmm=debug,krun_vmm=debug",
+        "krun_start_enter 7",
+    ]
+    head, text = file.split(" {", 1)
+    assert head == "krun_fs_add_overlay_file 7 /dev/root /.krun_config.json 100600 1"
+    process = json.loads("{" + text)["process"]
+    assert process["args"] == ["/bin/app"]
+    assert process["cwd"] == "/"
+
+
+@pytest.mark.parametrize(
+    ("generation", "expected"),
+    [
+        (
+            119,
+            [
+                "krun_init_log",
+                "krun_create_ctx",
+                "krun_set_vm_config",
+                "krun_add_virtiofs3",
+                "krun_fs_add_overlay_file",
+                "krun_disable_implicit_console",
+                "krun_add_virtio_console_default",
+                "krun_disable_implicit_vsock",
+                "krun_add_vsock",
+                "krun_set_port_map",
+                "krun_set_port_map",
+                "krun_start_enter",
+            ],
+        ),
+    ],
+)
+def test_1x_has_its_implicit_devices_switched_off(
+    record: Record, generation: int, expected: list[str]
+) -> None:
+    ended, calls = record(generation)
+    assert ended.status == 5, ended.stderr
+    assert functions(calls) == expected
+
+
+def test_no_function_is_ever_given_a_value_of_the_environment(record: Record) -> None:
+    _, calls = record(200, env={"INTERNAL_SECRET": "hidden", "HOST": "hidden"})
+    for call in calls:
+        assert "hidden" not in call or call.startswith("krun_fs_add_overlay_file")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "krun_init_log",
+        "krun_create_ctx",
+        "krun_set_vm_config",
+        "krun_add_virtiofs3",
+        "krun_fs_add_overlay_file",
+        "krun_add_virtio_console_default",
+        "krun_add_vsock",
+        "krun_set_port_map",
+        "krun_set_egress_policy",
+        "krun_start_enter",
+    ],
+)
+def test_each_call_that_fails_is_70_and_named(record: Record, function: str) -> None:
+    ended, _ = record(recorder.NEWEST, env={"RECORDER_FAIL": function})
+    assert ended.status == 70
+    assert f"{function}: Invalid argument" in ended.error

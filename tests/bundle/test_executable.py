@@ -1,0 +1,147 @@
+"""The executable runs from anywhere, as anybody, with or without a cache, and builds the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.framework.launch import Launcher
+from tests.framework.paths import EXECUTABLE, SCRIPTS
+
+VERSION = b"krunclient 0.1.0\n"
+MAX_BYTES = 16 * 2**20
+
+
+@pytest.fixture(autouse=True)
+def no_other_copies() -> None:
+    """A start takes any whole copy that it finds, and these two places are always looked at."""
+    for parent in ("/tmp", "/var/tmp"):
+        shutil.rmtree(Path(parent, f"krunclient-{os.geteuid()}"), ignore_errors=True)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    directory = tmp_path / "cache"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+@pytest.fixture
+def launcher(cache: Path) -> Launcher:
+    return Launcher([EXECUTABLE], {"XDG_CACHE_HOME": str(cache)})
+
+
+def extracted(cache: Path) -> Path:
+    (directory,) = (
+        path for path in (cache / "krunclient").iterdir() if path.is_dir() and not path.suffix
+    )
+    return directory
+
+
+def runs(launcher: Launcher) -> None:
+    ended = launcher.run("--version")
+    assert (ended.stdout, ended.stderr, ended.status) == (VERSION, b"", 0)
+
+
+def test_it_runs_with_an_empty_environment(tmp_path: Path) -> None:
+    runs(Launcher([EXECUTABLE], {"TMPDIR": str(tmp_path)}))
+    runs(Launcher([EXECUTABLE], {}))
+
+
+def test_it_runs_by_a_relative_path_and_from_any_directory(launcher: Launcher) -> None:
+    for directory in (EXECUTABLE.parent, Path("/"), Path("/proc")):
+        command = [f"./{os.path.relpath(EXECUTABLE, directory)}"]
+        runs(Launcher(command, launcher.environment, directory))
+
+
+def test_it_runs_by_another_python(launcher: Launcher) -> None:
+    runs(Launcher([sys.executable, EXECUTABLE], launcher.environment))
+
+
+def test_a_cache_that_cant_be_written_is_passed_over(tmp_path: Path) -> None:
+    runs(Launcher([EXECUTABLE], {"XDG_CACHE_HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}))
+    assert list(tmp_path.glob("krunclient-*/*/manifest"))
+
+
+def test_a_cache_that_others_could_change_is_passed_over(cache: Path, tmp_path: Path) -> None:
+    (cache / "krunclient").mkdir(mode=0o700)
+    (cache / "krunclient").chmod(0o777)
+    runs(Launcher([EXECUTABLE], {"XDG_CACHE_HOME": str(cache), "TMPDIR": str(tmp_path)}))
+    assert not list((cache / "krunclient").iterdir())
+
+
+def test_fifty_at_once_on_a_cold_cache_all_run(launcher: Launcher) -> None:
+    with ThreadPoolExecutor(50) as pool:
+        ended = list(pool.map(lambda _: launcher.run("--version"), range(50)))
+    assert [(one.stdout, one.stderr, one.status) for one in ended] == [(VERSION, b"", 0)] * 50
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda target: shutil.rmtree(target),
+        lambda target: (target / "manifest").unlink(),
+        lambda target: (target / "manifest").write_text(""),
+        lambda target: (target / "site-packages/krunclient/cli.py").write_text("x"),
+        lambda target: (target / "site-packages/krunclient/cli.py").unlink(),
+        lambda target: os.truncate(
+            target / "site-packages/krunclient/bundled/x86_64/libkrun.so", 10
+        ),
+        lambda target: [path.write_bytes(b"") for path in target.rglob("*.pyc")],
+        lambda target: (
+            target.rename(target.with_suffix(".away")).parent.joinpath(target.name).touch()
+        ),
+        lambda target: target.symlink_to(target.rename(target.with_suffix(".away"))),
+    ],
+)
+def test_a_damaged_cache_is_made_anew(launcher: Launcher, cache: Path, damage: object) -> None:
+    runs(launcher)
+    damage(extracted(cache))  # type: ignore[operator]
+    runs(launcher)
+    libkrun = extracted(cache) / "site-packages/krunclient/bundled/x86_64/libkrun.so"
+    assert libkrun.stat().st_size > 10**6
+
+
+def test_a_cache_of_another_user_is_never_used(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make another user's directory")
+    directory = tmp_path / f"krunclient-{os.geteuid()}"
+    directory.mkdir(mode=0o700)
+    os.chown(directory, 12345, 12345)
+    runs(Launcher([EXECUTABLE], {"TMPDIR": str(tmp_path)}))
+    assert not list(directory.iterdir())
+
+
+def test_no_place_to_extract_to_is_69_and_says_what_to_do() -> None:
+    prefix = ["unshare", "--user", "--map-root-user", "--mount", "--", "sh", "-c"]
+    script = (
+        "for path in /tmp /var/tmp; do mount -t tmpfs -o ro tmpfs $path; done;"
+        f' exec "{EXECUTABLE}" --version'
+    )
+    if str(EXECUTABLE).startswith("/tmp/"):
+        script = script.replace("/tmp /var/tmp", "/var/tmp") + " # the checkout is in /tmp"
+        return
+    ended = Launcher([*prefix, script], {"PATH": "/usr/bin:/bin"}).run()
+    assert ended.status == 69
+    assert "set XDG_CACHE_HOME or TMPDIR" in ended.error
+
+
+def test_it_builds_to_the_same_bytes(tmp_path: Path) -> None:
+    build = [sys.executable, str(SCRIPTS / "build.py"), "--output"]
+    outputs = [EXECUTABLE, tmp_path / "again"]
+    subprocess.run([*build, str(outputs[1])], check=True, stdout=subprocess.DEVNULL)
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    assert outputs[0].stat().st_size < MAX_BYTES
+
+
+def test_the_licences_and_origins_travel_inside(launcher: Launcher, cache: Path) -> None:
+    runs(launcher)
+    licences = extracted(cache) / "site-packages/krunclient/bundled/licences"
+    names = {path.name for path in licences.iterdir()}
+    assert {"ORIGINS.md", "Apache-2.0.txt", "GPL-2.0-only.txt", "LGPL-2.1-only.txt"} <= names

@@ -1,0 +1,27 @@
+"""The recording library: libkrun's symbols of one generation, compiled on demand."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.framework.paths import TOP
+
+SOURCE = TOP / "tests/bindings/recorder.c"
+GENERATIONS = (109, 113, 116, 117, 118, 119, 200)
+NEWEST = GENERATIONS[-1]
+
+
+def build(directory: Path, generation: int) -> tuple[Path, Path]:
+    """A libkrun that records, and a libkrunfw with nothing in it but the soname."""
+    libkrun, libkrunfw = directory / f"libkrun-{generation}.so", directory / "libkrunfw.so.5"
+    compile_library(libkrun, SOURCE.read_text(), f"-DGENERATION={generation}")
+    if not libkrunfw.exists():
+        compile_library(libkrunfw, "int krunfw_get_version(void) { return 5; }")
+    return libkrun, libkrunfw
+
+
+def compile_library(target: Path, source: str, *options: str) -> None:
+    command = ["gcc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-x", "c", "-"]
+    command += [f"-Wl,-soname,{target.name}", "-o", str(target), *options]
+    subprocess.run(command, input=source, text=True, check=True)
