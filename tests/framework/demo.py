@@ -79,4 +79,7 @@ def wait_for_answer(process: subprocess.Popen[bytes]) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(prepare() if sys.argv[1:] == ["prepare"] else run())
+    if sys.argv[1:] == ["prepare"]:
+        prepare()
+    else:
+        sys.exit(run())
