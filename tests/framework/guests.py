@@ -15,6 +15,7 @@ import debian  # isort: skip
 
 BUSYBOX = GUESTS / "busybox"
 CADDY = GUESTS / "caddy"
+LIBZSTD = GUESTS / "libzstd.so.1"  # which Debian's caddy is linked to
 SOURCES = TOP / "tests/guests"
 
 
@@ -25,6 +26,7 @@ def prepare() -> None:
     GUESTS.mkdir(parents=True, exist_ok=True)
     shutil.copy2(next(debian.unpack("busybox-static").glob("**/bin/busybox")), BUSYBOX)
     shutil.copy2(debian.unpack("caddy") / "usr/bin/caddy", CADDY)
+    shutil.copy2(next(debian.unpack("libzstd1").rglob(LIBZSTD.name)), LIBZSTD)
     for source in sorted(SOURCES.glob("*.c")):
         target = GUESTS / source.stem
         subprocess.run(

@@ -29,6 +29,7 @@ def caddy_root(directory: Path) -> Path:
     shutil.copytree(ROOTFS, directory, symlinks=True)
     shutil.copy2(guests.CADDY, directory / "bin/caddy")
     shutil.copy2(guests.BUSYBOX, directory / "bin/busybox")
+    shutil.copy2(guests.LIBZSTD, directory / "lib/x86_64-linux-gnu")
     (directory / "etc/Caddyfile").write_text(CADDYFILE)
     write_app(
         directory,
