@@ -15,7 +15,6 @@ CADDYFILE = """
 {
     admin off
     auto_https off
-    persist_config off
 }
 :80 {
     respond /api/status `{"eventNumber": 1}`
