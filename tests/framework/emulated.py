@@ -24,11 +24,14 @@ PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "modprobe": "kmod", "depmod
 UNEXPECTED_END = 255
 
 # KVM patches the scheduler's code when the first VM is made and when the last one is gone, and
-# QEMU's emulation of two processors can crash the kernel over that. One VM that stays avoids it.
-HOLD_A_VM = """
+# under QEMU's emulation another processor can stumble over that and crash the kernel. So the first
+# VM is made while there is one processor alone, and stays.
+SECOND_PROCESSOR = "/sys/devices/system/cpu/cpu1/online"
+HOLD_A_VM = f"""
 import fcntl, os, time
 KVM_CREATE_VM = 0xAE01
 vm = fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR), KVM_CREATE_VM, 0)
+open("{SECOND_PROCESSOR}", "w").write("1")
 time.sleep(1e6)
 """
 
@@ -53,9 +56,11 @@ def run(command: list[str], timeout: float) -> int:
     output.write_bytes(b"")
     script = "\n".join(
         [
+            f"echo 0 >{SECOND_PROCESSOR}",
             "modprobe -a kvm_amd overlay",
             "chmod 666 /dev/kvm",
             f"{shlex.quote(sys.executable)} -c {shlex.quote(HOLD_A_VM)} &",
+            f"until grep -q 1 {SECOND_PROCESSOR}; do sleep 0.1; done",
             f"cd {shlex.quote(str(TOP))}",
             f"export HOME=/root LANG=C.UTF-8 PATH={shlex.quote(os.environ['PATH'])}",
             f"{shlex.join(command)} >{shlex.quote(str(output))} 2>&1",
