@@ -81,7 +81,7 @@ def rootfs(session: nox.Session) -> None:
 def distribute(session: nox.Session) -> None:
     """Copy the root file system into the app directories named after --, or into all of them."""
     build_rootfs(session)
-    session.run(sys.executable, "dist-scripts/distribute.py", *session.posargs)
+    session.run(sys.executable, "dist-scripts/distribute.py", *session.posargs, external=True)
 
 
 @nox.session
@@ -103,7 +103,7 @@ def build_executable(session: nox.Session, *arguments: str) -> None:
 
 
 def build_rootfs(session: nox.Session) -> None:
-    session.run(sys.executable, "dist-scripts/rootfs.py")
+    session.run(sys.executable, "dist-scripts/rootfs.py", external=True)
 
 
 def build_guests(session: nox.Session) -> None:

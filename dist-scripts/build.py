@@ -25,8 +25,9 @@ TOP = Path(__file__).resolve().parent.parent
 SCRIPTS = TOP / "dist-scripts"
 EXECUTABLE = TOP / "dist/github.com/tomyedwab/yesterday/nexushub/bin/krunclient"
 
-# -I and -S keep the caller's Python settings and the system's packages out, and save time.
-INTERPRETER = "/usr/bin/python3 -IS"
+# -I and -S keep the caller's Python settings and the system's packages out, and save time. Paths
+# are bytes to Linux, and UTF-8 whatever the locale says to everybody who reads our messages.
+INTERPRETER = "/usr/bin/python3 -ISXutf8"
 
 # Both wheels are built on glibc 2.28.
 WHEEL_PLATFORM = "manylinux_2_28_{machine}"

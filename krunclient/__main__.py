@@ -8,7 +8,7 @@ import sys
 from krunclient import __version__, cli, config, host, plan, supervisor
 from krunclient.bindings import libc as libc_binding
 from krunclient.errors import LaunchError, VmError
-from krunclient.log import Log
+from krunclient.log import Log, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
         if options.has("--check"):
             from krunclient import check
 
-            text, status = check.report(libc, *config.library_paths(options))
+            text, status = check.report(libc, config.for_check(options))
             _print(text)
             return status
         settings = config.resolve(options)
@@ -68,10 +68,11 @@ def _where(error: Exception) -> str:
 
 
 def _print(text: str) -> int:
-    from krunclient.log import write_all
-
-    write_all(1, f"{text}\n".encode("utf-8", "surrogateescape"))
-    return 0
+    if write_all(1, f"{text}\n".encode("utf-8", "backslashreplace")):
+        return 0
+    raise VmError(
+        "the output can't be written", "standard output", "it is full or closed", "give another"
+    )
 
 
 def _open_standard_descriptors() -> None:

@@ -59,12 +59,16 @@ def log_level(options: Options) -> str:
     return _one(options, "--log-level", "warning", _choice(LOG_LEVELS))
 
 
-def library_paths(options: Options) -> tuple[str | None, str | None]:
-    """--libkrun and --libkrunfw. Raises UsageError for a path that is not absolute."""
-    return (
-        _one(options, "--libkrun", None, _absolute_path),
-        _one(options, "--libkrunfw", None, _absolute_path),
-    )
+def for_check(options: Options) -> Config:
+    """As `resolve`, for --check, which needs no arguments and takes none."""
+    if options.arguments:
+        raise UsageError(
+            "can't read the command line",
+            f"{len(options.arguments)} arguments",
+            "--check takes options alone",
+            "give it no ROOT_PATH and no LOCAL_PORT",
+        )
+    return resolve(options.replace(arguments=("/", "1")))
 
 
 def resolve(options: Options) -> Config:
@@ -77,7 +81,6 @@ def resolve(options: Options) -> Config:
             "give them; arguments for the app go after --",
         )
     root_path, local_port = options.arguments
-    libkrun, libkrunfw = library_paths(options)
     exec_path = _one(options, "--exec", "/bin/app", _guest_path)
     return Config(
         root_path=root_path,
@@ -91,8 +94,8 @@ def resolve(options: Options) -> Config:
             for number, text in enumerate(options.app_arguments, 1)
         ),
         variables=_variables(options),
-        libkrun=libkrun,
-        libkrunfw=libkrunfw,
+        libkrun=_one(options, "--libkrun", None, _absolute_path),
+        libkrunfw=_one(options, "--libkrunfw", None, _absolute_path),
         console=options.has("--console"),
     )
 
@@ -102,19 +105,21 @@ def _variables(options: Options) -> tuple[tuple[str, Secret], ...]:
     for name in INHERITED_VARIABLES:
         variables[name] = _variable(name, options.environment.get(name, ""))
     given = options.given.get("--env")
-    for text in given.values if given else ():
+    for number, text in enumerate(given.values if given else (), 1):
         name, equals, value = text.partition("=")
+        # A name may be a value that lost its name, or a line of one: it is not shown.
+        thing = f"{given.source if given else ''}, number {number}"
         if not _is_variable_name(name):
             raise UsageError(
                 "can't read a variable",
-                given.source if given else "",
-                "its name is empty or holds a space, a control character or no ASCII",
+                thing,
+                "its name has other characters than letters, digits and _",
                 "give NAME=VALUE",
             )
         if name.startswith(INIT_PREFIX):
             raise UsageError(
                 "can't pass a variable",
-                name,
+                thing,
                 f"libkrun's init takes {INIT_PREFIX}* as settings of its own",
                 "give it another name",
             )
@@ -122,7 +127,7 @@ def _variables(options: Options) -> tuple[tuple[str, Secret], ...]:
             if name not in options.environment:
                 raise UsageError(
                     "can't pass a variable",
-                    name,
+                    thing,
                     "it is not set in krunclient's environment",
                     "set it, or give NAME=VALUE",
                 )
@@ -154,7 +159,7 @@ def _guest_text(thing: str, text: str) -> str:
 
 
 def _is_variable_name(name: str) -> bool:
-    return bool(name) and all("!" <= character <= "~" for character in name)
+    return name.isascii() and name.isidentifier()
 
 
 # A converter takes the place where a text was given, for its error, and the text.

@@ -29,13 +29,21 @@ def find(libkrun: str | None, libkrunfw: str | None, machine: str) -> LibraryPai
     bundled = os.path.join(BUNDLED_DIRECTORY, machine)
     bundled_krun = os.path.join(bundled, "libkrun.so")
     bundled_krunfw = os.path.join(bundled, "libkrunfw.so")
-    if libkrun is None and libkrunfw is None and _is_file(bundled_krun):
+    if libkrun is None and libkrunfw is None and os.path.isfile(bundled_krun):
         # A pair that the build has tried together.
         return LibraryPair(libkrun=bundled_krun, libkrunfw=bundled_krunfw, origin="bundled")
+    for path in (libkrun, libkrunfw):
+        if path is not None and not os.path.isfile(path):
+            raise HostError(
+                "a library can't be loaded",
+                path,
+                "there is no such file",
+                "give another by --libkrun and --libkrunfw",
+            )
     directories = system_directories(machine)
     found_krun = (
         libkrun
-        or (bundled_krun if _is_file(bundled_krun) else None)
+        or (bundled_krun if os.path.isfile(bundled_krun) else None)
         or _find(directories, KRUN_SONAMES)
     )
     if found_krun is None:
@@ -53,7 +61,7 @@ def find(libkrun: str | None, libkrunfw: str | None, machine: str) -> LibraryPai
             f"{found_krun} needs {soname}, and it is not that",
             "give a pair that belongs together",
         )
-    candidates = [bundled_krunfw] if _is_file(bundled_krunfw) else []
+    candidates = [bundled_krunfw] if os.path.isfile(bundled_krunfw) else []
     found_krunfw = (
         libkrunfw
         or next((path for path in candidates if _contains(path, soname.encode() + b"\0")), None)
@@ -87,11 +95,7 @@ def system_directories(machine: str) -> tuple[str, ...]:
 
 def _find(directories: tuple[str, ...], names: tuple[str, ...]) -> str | None:
     paths = (os.path.join(directory, name) for name in names for directory in directories)
-    return next((path for path in paths if _is_file(path)), None)
-
-
-def _is_file(path: str) -> bool:
-    return os.path.isfile(path)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def _wanted_krunfw(libkrun: str) -> str:

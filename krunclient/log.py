@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Log:
     def _write(self, level: str, text: str) -> None:
         if level in self._wanted:
             line = f"krunclient: {level}: {one_line(text)}\n"
-            write_all(self._descriptor, line.encode("utf-8", "surrogateescape"))
+            write_all(self._descriptor, line.encode("utf-8", "backslashreplace"))
 
 
 def one_line(text: str) -> str:
@@ -38,17 +39,18 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        character
-        if character.isprintable() or "\udc80" <= character <= "\udcff"
-        else character.encode("unicode_escape").decode()
+        character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
     )
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """write(2) until all is written; a reader that is gone is no failure of the launch."""
-    try:
-        while data:
+def write_all(descriptor: int, data: bytes) -> bool:
+    """write(2) until all is written. False where that can't be: a reader that is gone, say."""
+    while data:
+        try:
             data = data[os.write(descriptor, data) :]
-    except OSError:
-        pass
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+        except OSError:
+            return False
+    return True

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 ELF_64_BIT_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
 PT_INTERP = 3
+ELF_EXECUTABLE_TYPES = (2, 3)  # ET_EXEC, ET_DYN
+PROGRAM_HEADER_BYTES = 56  # what load_elf_phdrs of the kernel demands,
+MAX_PROGRAM_HEADERS = 65536 // PROGRAM_HEADER_BYTES  # as it does this
 
 # <linux/binfmts.h>: BINPRM_BUF_SIZE, and how many interpreters exec_binprm follows.
 SCRIPT_LINE_BYTES = 256
-MAX_INTERPRETERS = 4
+MAX_INTERPRETERS = 5
 
 
 class Program(Record):
@@ -113,7 +116,9 @@ def _check_file(
 def _read(program: int, root_path: str, wanted_by: str, subject: str, machine: str) -> Program:
     head = os.pread(program, SCRIPT_LINE_BYTES, 0)
     if head.startswith(b"#!"):
-        words = head[2:].split(b"\n")[0].split()
+        # Only space and tab part words here: a carriage return belongs to the path.
+        words = head[2:].split(b"\n")[0].replace(b"\t", b" ").split(b" ")
+        words = [word for word in words if word]
         if not words:
             raise _root_error(root_path, wanted_by, f"{subject}has an empty #! line")
         return Program(is_elf=False, interpreter="/" + os.fsdecode(words[0]).lstrip("/"))
@@ -124,14 +129,22 @@ def _read(program: int, root_path: str, wanted_by: str, subject: str, machine: s
         or _number(head, 18, 2) != ELF_MACHINES[machine]
     ):
         raise _root_error(root_path, wanted_by, f"{subject}is not for the architecture {machine}")
+    size = os.fstat(program).st_size
+    if (
+        _number(head, 16, 2) not in ELF_EXECUTABLE_TYPES
+        or _number(head, 54, 2) != PROGRAM_HEADER_BYTES
+        or not 0 < _number(head, 56, 2) <= MAX_PROGRAM_HEADERS
+        or _number(head, 32, 8) + PROGRAM_HEADER_BYTES * _number(head, 56, 2) > size
+    ):
+        raise _root_error(root_path, wanted_by, f"{subject}is no whole ELF program")
     return Program(is_elf=True, interpreter=_elf_interpreter(program, head))
 
 
 def _elf_interpreter(program: int, header: bytes) -> str | None:
-    """The path in PT_INTERP, elf(5). A file that is cut short names none."""
-    table, size, count = _number(header, 32, 8), _number(header, 54, 2), _number(header, 56, 2)
-    headers = os.pread(program, size * count, min(table, 2**62))
-    for start in range(0, size * count, size or 1):
+    """The path in PT_INTERP, elf(5)."""
+    size = PROGRAM_HEADER_BYTES * _number(header, 56, 2)
+    headers = os.pread(program, size, _number(header, 32, 8))
+    for start in range(0, size, PROGRAM_HEADER_BYTES):
         if _number(headers, start, 4) == PT_INTERP:
             offset, length = _number(headers, start + 8, 8), _number(headers, start + 32, 8)
             path = os.pread(program, min(length, 4096), min(offset, 2**62))
@@ -157,7 +170,14 @@ def _lookup_error(root_path: str, wanted_by: str, subject: str, error: OSError) 
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return _root_error(root_path, wanted_by, f"{subject}does not exist")
-    return _root_error(root_path, wanted_by, f"{subject}can't be opened: {reason(error)}")
+    if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+        return _root_error(root_path, wanted_by, f"{subject}can't be opened: {reason(error)}")
+    return HostError(
+        "the guest program can't be read",
+        f"{wanted_by} in {root_path}",
+        f"{subject}can't be opened: {reason(error)}",
+        "see what this host is short of, or try again",
+    )
 
 
 def _root_error(root_path: str, wanted_by: str, why: str) -> RootError:

@@ -29,6 +29,7 @@ from krunclient.bindings.declare import (
 )
 
 SYS_OPENAT2 = 437  # the same number on every architecture
+OPENAT2_TRIES = 100
 
 # <linux/openat2.h>
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -134,4 +135,10 @@ def load() -> Libc:
 def openat2(libc: Libc, directory: int, path: bytes, flags: int, resolve: int) -> int:
     """Open a path below a directory. Raises OSError. openat2(2), Linux 5.6."""
     how = OpenHow(flags, 0, resolve)
-    return libc.syscall(SYS_OPENAT2, directory, path, how, ctypes.sizeof(how))
+    for _ in range(OPENAT2_TRIES):
+        try:
+            return libc.syscall(SYS_OPENAT2, directory, path, how, ctypes.sizeof(how))
+        except BlockingIOError as error:
+            # EAGAIN: something was renamed somewhere while a `..` was resolved.
+            last = error
+    raise last

@@ -3,11 +3,12 @@
 It stands at the top of the archive, runs before anything else, and imports nothing but what
 Python has loaded already. The code and the libraries are extracted once, into a directory of the
 user's that is named after the build; each start then checks that it is whole: a list of all files
-with size and time of change is stored beside them. What is damaged is extracted anew.
+with size and time of change (ctime) is stored beside them. What is damaged is extracted anew.
 
 Only the syntax of old Pythons is used here, so that they can be told that they are too old.
 """
 
+import _signal  # built in; `signal` is not, and brings in `enum`
 import os
 import stat
 import sys
@@ -22,6 +23,9 @@ OLDEST_PYTHON = (3, 10)
 
 
 def main() -> None:
+    # ^C ends krunclient as it ends a C program, not with a traceback.
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     if sys.version_info < OLDEST_PYTHON:
         _fail(
             "Python is too old",
@@ -33,20 +37,31 @@ def main() -> None:
     # The loader has read one file of the archive by now: its build id is in another.
     build_id = __loader__.get_data("build-id").decode()  # type: ignore[name-defined]
     name = "%s-%s" % (build_id, sys.implementation.cache_tag)
-    for directory in cache_directories(os.environ, os.geteuid()):
+    directories = cache_directories(os.environ, os.geteuid())
+    for directory in directories:
         target = os.path.join(directory, name)
         if is_trusted(directory) and is_whole(target):
             break
     else:
-        target = _extract(archive, name)
+        target = _extract(archive, name, directories)
     sys.path[0] = os.path.join(target, "site-packages")
-    from krunclient.__main__ import main as launch
-
+    try:
+        from krunclient.__main__ import main as launch
+    except Exception:
+        # Damage that neither size nor time shows: without its manifest the copy is made anew.
+        os.unlink(os.path.join(target, MANIFEST))
+        _extract(archive, name, [os.path.dirname(target)])
+        for module in [name for name in sys.modules if name.partition(".")[0] == "krunclient"]:
+            del sys.modules[module]
+        from krunclient.__main__ import main as launch
     launch()
 
 
 def cache_directories(environ: "Mapping[str, str]", user: int) -> "list[str]":
-    """Where the extracted code may be, best first."""
+    """Where the extracted code may be, best first, with all symbolic links resolved.
+
+    What is checked is then what is used: a link on the way can't be turned in between.
+    """
     directories = []
     for variable, rest in (("XDG_CACHE_HOME", "krunclient"), ("HOME", ".cache/krunclient")):
         if environ.get(variable, "").startswith("/"):
@@ -55,37 +70,49 @@ def cache_directories(environ: "Mapping[str, str]", user: int) -> "list[str]":
     for parent in (environ.get("TMPDIR", ""), "/tmp", "/var/tmp"):
         if parent.startswith("/"):
             directories.append(os.path.join(parent, "krunclient-%d" % user))
-    return directories
+    return [os.path.realpath(directory) for directory in directories]
 
 
 def is_trusted(directory: str) -> bool:
-    """Whether nobody but this user and root can change what the path leads to.
+    """Whether nobody but this user and root can change what the resolved path leads to.
 
-    The directory is the user's own and closed to others; each one above it belongs to the user or
-    to root, and is writable by others only where the sticky bit keeps them from renaming.
+    The directory is the user's own, closed to others, and libraries can be loaded from it.
     """
-    user = os.geteuid()
     try:
         found = os.lstat(directory)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o077:
-            return False
-        path = os.path.realpath(directory)
-        while path != "/":
-            path = os.path.dirname(path)
-            above = os.lstat(path)
-            if above.st_uid not in (0, user):
-                return False
-            if above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX:
-                return False
+        return (
+            stat.S_ISDIR(found.st_mode)
+            and found.st_uid == os.geteuid()
+            and not found.st_mode & 0o077
+            and not os.statvfs(directory).f_flag & os.ST_NOEXEC
+            and is_guarded(os.path.dirname(directory))
+        )
     except OSError:
         return False
-    return True
+
+
+def is_guarded(path: str) -> bool:
+    """Whether a directory and each one above it belongs to the user or to root, and is writable
+    by others only where the sticky bit keeps them from renaming. Raises OSError.
+    """
+    while True:
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()):
+            return False
+        if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
+            return False
+        if path == "/":
+            return True
+        path = os.path.dirname(path)
 
 
 def is_whole(target: str) -> bool:
     """Whether every file of the manifest is there as it was extracted."""
     try:
-        with open(os.path.join(target, MANIFEST)) as file:
+        manifest = os.path.join(target, MANIFEST)
+        if not stat.S_ISREG(os.lstat(manifest).st_mode):
+            return False
+        with open(manifest) as file:
             lines = file.read().split("\n")
         if lines.pop() != "end":
             return False
@@ -94,7 +121,7 @@ def is_whole(target: str) -> bool:
             found = os.lstat(os.path.join(target, name))
             if (
                 found.st_size != int(size)
-                or found.st_mtime_ns != int(changed)
+                or found.st_ctime_ns != int(changed)
                 or not stat.S_ISREG(found.st_mode)
             ):
                 return False
@@ -103,16 +130,14 @@ def is_whole(target: str) -> bool:
     return True
 
 
-def _extract(archive: str, name: str) -> str:
+def _extract(archive: str, name: str, directories: "list[str]") -> str:
     # Only a first start pays for the imports of this.
     sys.path.insert(0, archive)
     import extract
 
     del sys.path[0]
     try:
-        return extract.into_first_writable(
-            cache_directories(os.environ, os.geteuid()), archive, name
-        )
+        return extract.into_first_writable(directories, archive, name)
     except extract.ExtractionError as error:
         _fail(*error.args)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import bootstrap
@@ -17,6 +19,9 @@ from _bootstrap import extract_site_packages
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import IO
+
+LOCK_SECONDS = 30
 
 
 class ExtractionError(Exception):
@@ -31,18 +36,16 @@ def into_first_writable(directories: Iterable[str], archive: str, name: str) -> 
     failures = []
     for directory in directories:
         try:
-            os.makedirs(os.path.dirname(directory), exist_ok=True)
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            if not bootstrap.is_trusted(directory):
-                failures.append(f"{directory} could be changed by others")
-                continue
-            return _extract_once(directory, archive, name)
-        except (zipfile.BadZipFile, EOFError) as error:
+            _make_private(directory)
+            if bootstrap.is_trusted(directory):
+                return _extract_once(directory, archive, name)
+            failures.append(f"{directory}: others could change it, or it is mounted noexec")
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ExtractionError(
                 "the executable is damaged", archive, str(error), "install it again"
             ) from None
         except OSError as error:
-            failures.append(f"{directory}: {os.strerror(error.errno or 0).lower()}")
+            failures.append(f"{directory}: {error.strerror or error}")
     raise ExtractionError(
         "krunclient can't be extracted",
         archive,
@@ -51,18 +54,46 @@ def into_first_writable(directories: Iterable[str], archive: str, name: str) -> 
     )
 
 
+def _make_private(directory: str) -> None:
+    """Make a directory and those above it that are missing, unless somebody else's hold them."""
+    missing = []
+    while not os.path.lexists(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory)
+    if missing and bootstrap.is_guarded(directory):
+        for path in reversed(missing):
+            os.mkdir(path, 0o700)
+
+
 def _extract_once(directory: str, archive: str, name: str) -> str:
     target = os.path.join(directory, name)
     with open(os.path.join(directory, "lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _lock(lock)
         # Another start may have done it while this one waited.
         if not bootstrap.is_whole(target):
-            for damaged in (target, f"{target}.tmp"):
-                _remove(damaged)
-            with zipfile.ZipFile(archive) as content:
-                extract_site_packages(content, Path(target), compile_pyc=True, compile_workers=1)
-            _write_manifest(target)
+            _remove(target)
+            try:
+                with zipfile.ZipFile(archive) as content:
+                    extract_site_packages(
+                        content, Path(target), compile_pyc=True, compile_workers=1
+                    )
+                _write_manifest(target)
+            finally:
+                _remove(f"{target}.tmp")
     return target
+
+
+def _lock(file: IO[str]) -> None:
+    """Wait for the lock, but not for ever: who holds it may have been stopped."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _remove(path: str) -> None:
@@ -78,7 +109,7 @@ def _write_manifest(target: str) -> None:
         for file in sorted(files):
             path = os.path.join(parent, file)
             found = os.stat(path)
-            lines.append(f"{found.st_size} {found.st_mtime_ns} {os.path.relpath(path, target)}")
+            lines.append(f"{found.st_size} {found.st_ctime_ns} {os.path.relpath(path, target)}")
     temporary = os.path.join(target, f"{bootstrap.MANIFEST}.tmp")
     with open(temporary, "w") as manifest:
         manifest.write("\n".join([*lines, "end"]))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.framework import recorder
+from tests.framework.elf import elf
 from tests.framework.launch import Ended, Launcher
 from tests.framework.paths import TOP
 
@@ -27,11 +28,8 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path,
 def root(tmp_path: Path) -> Path:
     program = tmp_path / "root/bin/app"
     program.parent.mkdir(parents=True)
-    program.write_bytes(Path("/bin/true").read_bytes())
-    (tmp_path / "root/lib64").mkdir()
-    (tmp_path / "root/lib64/ld-linux-x86-64.so.2").write_bytes(program.read_bytes())
-    for path in (program, tmp_path / "root/lib64/ld-linux-x86-64.so.2"):
-        path.chmod(0o755)
+    program.write_bytes(elf())
+    program.chmod(0o755)
     return tmp_path / "root"
 
 

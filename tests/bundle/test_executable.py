@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.framework.launch import Launcher
+from tests.framework.namespaces import UNSHARE
 from tests.framework.paths import EXECUTABLE, SCRIPTS
 
 VERSION = b"krunclient 0.1.0\n"
@@ -119,7 +120,7 @@ def test_a_cache_of_another_user_is_never_used(tmp_path: Path) -> None:
 
 
 def test_no_place_to_extract_to_is_69_and_says_what_to_do() -> None:
-    prefix = ["unshare", "--user", "--map-root-user", "--mount", "--", "sh", "-c"]
+    prefix = [*UNSHARE, "sh", "-c"]
     script = (
         "for path in /tmp /var/tmp; do mount -t tmpfs -o ro tmpfs $path; done;"
         f' exec "{EXECUTABLE}" --version'

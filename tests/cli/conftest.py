@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.framework.elf import elf
 from tests.framework.launch import Launcher
 from tests.framework.paths import EXECUTABLE
 
@@ -33,20 +32,6 @@ def root(tmp_path: Path) -> Path:
 
 def make_root(root: Path) -> Path:
     (root / "bin").mkdir(parents=True)
-    (root / "bin/app").write_bytes(STATIC_ELF)
+    (root / "bin/app").write_bytes(elf())
     (root / "bin/app").chmod(0o755)
     return root
-
-
-# The header of an x86_64 ELF file with no program headers: enough for every check on the host.
-STATIC_ELF = (
-    b"\x7fELF\x02\x01\x01"
-    + bytes(9)
-    + (2).to_bytes(2, "little")
-    + (62).to_bytes(2, "little")
-    + bytes(44)
-)
-
-Edit = Callable[[Path], object]
-NOBODY = 65534
-AS_ROOT = os.geteuid() == 0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import STATIC_ELF
 from tests.framework import recorder
+from tests.framework.elf import elf
 from tests.framework.launch import Ended, Launcher
 from tests.framework.namespaces import with_own_dev
 
@@ -39,7 +39,7 @@ def app(root: Path) -> Path:
         (lambda root: (root.rename(root.with_name("away")), root.touch()), "not a directory"),
         (lambda root: app(root).unlink(), "does not exist"),
         (lambda root: app(root).chmod(0o644), "is not executable"),
-        (lambda root: app(root).write_bytes(STATIC_ELF[:18] + b"\xb7"), "not for the architecture"),
+        (lambda root: app(root).write_bytes(elf(machine=183)), "not for the architecture"),
         (lambda root: app(root).write_text("#!/bin/sh\n"), "interpreter /bin/sh does not exist"),
     ],
 )

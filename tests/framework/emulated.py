@@ -20,7 +20,12 @@ from tests.framework.paths import ARTEFACTS, TOP
 import debian  # isort: skip
 
 MEMORY = "6G"
-PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "modprobe": "kmod", "depmod": "kmod"}
+PROGRAMS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "modprobe": "kmod",
+    "busybox": "busybox-static",
+    "file": "file",
+}
 UNEXPECTED_END = 255
 
 # KVM patches the scheduler's code when the first VM is made and when the last one is gone, and

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-# As root in a new user namespace: works for root and, where user namespaces are on, for all.
-UNSHARE = ["unshare", "--user", "--map-root-user", "--mount", "--"]
+# Root needs no user namespace, and in a chroot gets none.
+USER_NAMESPACE = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+UNSHARE = ["unshare", *USER_NAMESPACE, "--mount", "--"]
 
 
 def with_own_dev(*commands: str) -> list[str | Path]:

@@ -37,11 +37,11 @@ def test_no_text_breaks_out_of_its_line(text: str) -> None:
     assert "\x1b" not in line
 
 
-def test_bytes_that_are_no_utf8_are_written_as_they_came() -> None:
-    assert written("info", os.fsdecode(b"/\xff")) == b"krunclient: info: /\xff\n"
+def test_what_is_written_is_always_utf8() -> None:
+    assert written("info", os.fsdecode(b"/\xff")) == b"krunclient: info: /\\udcff\n"
 
 
 def test_a_reader_that_is_gone_is_no_failure() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    write_all(writer, b"text")
+    assert not write_all(writer, b"text")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,18 +14,9 @@ from hypothesis import strategies as st
 from krunclient import program
 from krunclient.bindings import libc
 from krunclient.errors import LaunchError, RootError
+from tests.framework.elf import elf
 
 LIBC = libc.load()
-
-
-def elf(machine: int = 62, interpreter: str | None = None, bits: int = 2, order: int = 1) -> bytes:
-    """An ELF header and, where an interpreter is named, the one program header that says so."""
-    path = (interpreter or "").encode() + b"\0"
-    header = b"\x7fELF" + bytes([bits, order, 1]) + bytes(9)
-    header += struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
-    kind = 3 if interpreter else 1
-    header += struct.pack("<IIQQQQQQ", kind, 4, 120, 0, 0, len(path), len(path), 1)
-    return header + path
 
 
 @pytest.fixture
@@ -68,6 +58,11 @@ def test_a_program_with_all_that_it_names_is_taken(
         (b"#!/bin/app\n", 0o755, "nested too deep"),
         (b"", 0o755, "neither an ELF file nor a script"),
         (b"hello", 0o755, "neither an ELF file nor a script"),
+        (b"#!/bin/sh\r\n", 0o755, "does not exist"),
+        (elf()[:64], 0o755, "no whole ELF program"),
+        (elf()[:100], 0o755, "no whole ELF program"),
+        (elf()[:16] + b"\1" + elf()[17:], 0o755, "no whole ELF program"),
+        (elf()[:54] + b"\xff\xff\xff\xff" + elf()[58:], 0o755, "no whole ELF program"),
     ],
 )
 def test_a_program_that_the_guest_cant_execute_is_refused(
