@@ -29,10 +29,10 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
         if options.has("--check"):
             from krunclient import check
 
-            text, status = check.report(libc, config.for_check(options))
+            text, status = check.report(libc, config.for_check(libc, options))
             _print(text)
             return status
-        settings = config.resolve(options)
+        settings = config.resolve(libc, options)
         resolved = plan.make(settings, host.probe(libc, settings))
         if options.has("--plan"):
             from krunclient.bindings import libkrun

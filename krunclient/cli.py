@@ -36,6 +36,26 @@ OPTIONS = (
     Option(name="--memory", metavar="MIB", help="guest RAM in MiB (512)"),
     Option(name="--exec", metavar="PATH", help="guest program, absolute in the guest (/bin/app)"),
     Option(name="--guest-port", metavar="PORT", help="guest TCP port that is mapped (80)"),
+    Option(name="--bind", metavar="ADDRESS", help="host address of LOCAL_PORT (127.0.0.1)"),
+    Option(
+        name="--allow",
+        metavar="ADDRESS:PORT",
+        repeatable=True,
+        help="what the guest may connect to (127.0.0.1:8443); none allows nothing",
+    ),
+    Option(name="--overlay", metavar="DIR", help="keep the guest's writes in DIR"),
+    Option(
+        name="--state-dir", metavar="DIR", help="keep them in a subdirectory of ROOT_PATH's own"
+    ),
+    Option(name="--overlay-size", metavar="MIB", help="bound of writes kept in memory (64)"),
+    Option(
+        name="--volume",
+        metavar="HOST:GUEST[:ro]",
+        repeatable=True,
+        help="a host directory inside the guest",
+    ),
+    Option(name="--user", metavar="UID[:GID]", help="when started as root: who the VMM runs as"),
+    Option(name="--sandbox", metavar="strict|off", help="confine the VMM (strict)"),
     Option(
         name="--env",
         metavar="NAME[=VALUE]",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
+from krunclient import address
+from krunclient.address import Endpoint
 from krunclient.errors import UsageError
 from krunclient.record import Record
+from krunclient.sandbox.mounts import Files, Volume
+from krunclient.sandbox.privileges import User
 from krunclient.secret import Secret
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from krunclient.bindings.libc import Libc
     from krunclient.cli import Given, Options
 
 LOG_LEVELS = ("error", "warning", "info", "debug")
@@ -28,6 +35,12 @@ INIT_PREFIX = "KRUN_"
 # argument, the terminating NUL included.
 MAX_ARG_BYTES = 128 * 1024
 
+LOOPBACK = bytes((127, 0, 0, 1))
+INTERNAL_PORT = 8443  # the host's internal service, internal.yesterday.localhost
+MAX_OVERLAY_MIB = 2**20
+MAX_FILE_NAME_BYTES = 200  # NAME_MAX is 255
+MAX_ID = 2**32 - 2  # (uid_t)-1 means no id at all
+
 MAX_CPUS = 255  # krun_set_vm_config takes them as uint8_t
 # The bundled kernel starts with 64 MiB; with 32 it does not fit, and libkrun aborts.
 MIN_MEMORY_MIB = 64
@@ -42,13 +55,17 @@ class Config(Record):
     """
 
     root_path: str
-    local_port: int
     guest_port: int
     cpus: int
     memory_mib: int
     exec_path: str
     app_arguments: tuple[str, ...]
     variables: tuple[tuple[str, Secret], ...]
+    listen: Endpoint
+    allow: tuple[Endpoint, ...]
+    files: Files
+    user: User | None
+    sandbox: bool
     libkrun: str | None
     libkrunfw: str | None
     console: bool
@@ -59,7 +76,7 @@ def log_level(options: Options) -> str:
     return _one(options, "--log-level", "warning", _choice(LOG_LEVELS))
 
 
-def for_check(options: Options) -> Config:
+def for_check(libc: Libc, options: Options) -> Config:
     """As `resolve`, for --check, which needs no arguments and takes none."""
     if options.arguments:
         raise UsageError(
@@ -68,10 +85,10 @@ def for_check(options: Options) -> Config:
             "--check takes options alone",
             "give it no ROOT_PATH and no LOCAL_PORT",
         )
-    return resolve(options.replace(arguments=("/", "1")))
+    return resolve(libc, options.replace(arguments=("/", "1")))
 
 
-def resolve(options: Options) -> Config:
+def resolve(libc: Libc, options: Options) -> Config:
     """Check and convert all that a launch needs. Raises UsageError for the first fault."""
     if len(options.arguments) != 2:
         raise UsageError(
@@ -81,10 +98,18 @@ def resolve(options: Options) -> Config:
             "give them; arguments for the app go after --",
         )
     root_path, local_port = options.arguments
+    sandbox = _one(options, "--sandbox", "strict", _choice(("strict", "off"))) == "strict"
+    files = _files(options, root_path)
+    if not sandbox and (files.overlay or files.volumes):
+        raise UsageError(
+            "--sandbox off can't be used",
+            "--overlay, --state-dir and --volume",
+            "they are mounts of the sandbox",
+            "leave them out",
+        )
     exec_path = _one(options, "--exec", "/bin/app", _guest_path)
     return Config(
         root_path=root_path,
-        local_port=_whole_number("LOCAL_PORT", local_port, 1, 65535),
         guest_port=_one(options, "--guest-port", 80, _number_between(1, 65535)),
         cpus=_one(options, "--cpus", 1, _number_between(1, MAX_CPUS)),
         memory_mib=_one(options, "--memory", 512, _number_between(MIN_MEMORY_MIB, MAX_MEMORY_MIB)),
@@ -94,10 +119,132 @@ def resolve(options: Options) -> Config:
             for number, text in enumerate(options.app_arguments, 1)
         ),
         variables=_variables(options),
+        listen=Endpoint(
+            packed=_one(options, "--bind", LOOPBACK, _ip_of(libc)),
+            port=_whole_number("LOCAL_PORT", local_port, 1, 65535),
+        ),
+        allow=_allow(libc, options),
+        files=files,
+        user=_one(options, "--user", None, _user),
+        sandbox=sandbox,
         libkrun=_one(options, "--libkrun", None, _absolute_path),
         libkrunfw=_one(options, "--libkrunfw", None, _absolute_path),
         console=options.has("--console"),
     )
+
+
+def _allow(libc: Libc, options: Options) -> tuple[Endpoint, ...]:
+    given = options.given.get("--allow")
+    if given is None:
+        return (Endpoint(packed=LOOPBACK, port=INTERNAL_PORT),)
+    if given.values == ("none",):
+        return ()
+    return tuple(_endpoint(libc, given.source, text) for text in given.values)
+
+
+def _endpoint(libc: Libc, source: str, text: str) -> Endpoint:
+    ip, _, port = text.rpartition(":")
+    bracketed = ip.startswith("[") and ip.endswith("]")
+    packed = address.parse_ip(libc, ip[1:-1] if bracketed else ip)
+    if packed is None or (len(packed) == 16 and not bracketed):
+        raise UsageError(
+            f"{source} can't be used",
+            text,
+            "not an address and a port",
+            "give 127.0.0.1:8443 or [::1]:8443, or none alone",
+        )
+    return Endpoint(packed=packed, port=_whole_number(source, port, 1, 65535))
+
+
+def _ip_of(libc: Libc) -> Converter[bytes]:
+    def convert(source: str, text: str) -> bytes:
+        packed = address.parse_ip(libc, text)
+        if packed is None:
+            raise UsageError(
+                f"{source} can't be used", text, "not an IP address", "give 127.0.0.1 or ::1, say"
+            )
+        return packed
+
+    return convert
+
+
+def _files(options: Options, root_path: str) -> Files:
+    volumes = options.given.get("--volume")
+    overlay = _one(options, "--overlay", None, _directory)
+    state = _one(options, "--state-dir", None, _directory)
+    if overlay and state:
+        raise UsageError(
+            "--overlay and --state-dir can't be used",
+            overlay,
+            "they exclude each other",
+            "give one",
+        )
+    if state:
+        overlay = os.path.join(state, _name_for(os.path.realpath(root_path)))
+    if overlay and _overlap(overlay, root_path):
+        raise UsageError(
+            "the overlay can't be used",
+            overlay,
+            "it is inside ROOT_PATH, or ROOT_PATH is inside it",
+            "give another directory",
+        )
+    return Files(
+        root_path=root_path,
+        overlay=overlay,
+        overlay_size_mib=_one(options, "--overlay-size", 64, _number_between(1, MAX_OVERLAY_MIB)),
+        volumes=tuple(_volume(volumes.source, text) for text in volumes.values) if volumes else (),
+    )
+
+
+def _overlap(one: str, other: str) -> bool:
+    one, other = os.path.realpath(one) + "/", os.path.realpath(other) + "/"
+    return one.startswith(other) or other.startswith(one)
+
+
+def _name_for(path: str) -> str:
+    """A file name that is this path's alone, and tells it to people."""
+    name = path.strip("/").replace("%", "%25").replace("-", "%2D").replace("/", "-") or "%2F"
+    if len(os.fsencode(name)) <= MAX_FILE_NAME_BYTES:
+        return name
+    from hashlib import sha256
+
+    return f"{name[:40]}-{sha256(os.fsencode(path)).hexdigest()}"
+
+
+def _volume(source: str, text: str) -> Volume:
+    rest = text.removesuffix(":ro")
+    host_directory, _, guest_directory = rest.rpartition(":")
+    parts = guest_directory.split("/")
+    if not host_directory or parts[0] or not any(parts) or ".." in parts:
+        raise UsageError(
+            f"{source} can't be used",
+            text,
+            "not HOST_DIR:GUEST_DIR or HOST_DIR:GUEST_DIR:ro",
+            "give a directory of the host, and an absolute path in the guest without ..",
+        )
+    return Volume(
+        host_directory=os.path.abspath(host_directory),
+        guest_directory=guest_directory,
+        read_only=rest != text,
+    )
+
+
+def _user(source: str, text: str) -> User:
+    uid_text, colon, gid_text = text.partition(":")
+    uid = _whole_number(source, uid_text, 1, MAX_ID)
+    if os.geteuid() != 0:
+        raise UsageError(
+            f"{source} can't be used", text, "only root can become another user", "leave it out"
+        )
+    import pwd
+
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        gid = _whole_number(source, gid_text, 1, MAX_ID) if colon else uid
+        return User(uid=uid, gid=gid, groups=())
+    gid = _whole_number(source, gid_text, 1, MAX_ID) if colon else account.pw_gid
+    return User(uid=uid, gid=gid, groups=tuple(os.getgrouplist(account.pw_name, gid)))
 
 
 def _variables(options: Options) -> tuple[tuple[str, Secret], ...]:
@@ -202,6 +349,10 @@ def _choice(choices: tuple[str, ...]) -> Converter[str]:
         raise UsageError(f"{source} can't be used", text, "no such choice", "|".join(choices))
 
     return convert
+
+
+def _directory(_source: str, text: str) -> str:
+    return os.path.abspath(text)
 
 
 def _absolute_path(source: str, text: str) -> str:

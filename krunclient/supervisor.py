@@ -1,7 +1,8 @@
 """The process that was exec'd: forks the VMM child, watches it, and ends with a true status.
 
-It never loads libkrun. What happens in the child comes back in three ways: an error that the
-child found, on a pipe of its own; libkrun's log, on another; and the child's exit status.
+It never loads libkrun. What happens in the child comes back in four ways: a report, on a pipe of
+its own; libkrun's log, on another; the child's calls of bind and connect, which are answered here;
+and the child's exit status.
 """
 
 from __future__ import annotations
@@ -9,64 +10,66 @@ from __future__ import annotations
 import os
 import select
 
-from krunclient import vm
+from krunclient import claims, memory, vmm
 from krunclient.bindings.libc import (
-    PR_SET_PDEATHSIG,
+    PR_SET_DUMPABLE,
     SFD_NONBLOCK_CLOEXEC,
     SIG_BLOCK,
-    SIG_DFL,
-    SIG_SETMASK,
-    SIGHUP,
-    SIGINT,
     SIGKILL,
     SIGNALFD_RECORD_BYTES,
-    SIGQUIT,
-    SIGTERM,
     SignalSet,
 )
-from krunclient.errors import ERRORS_BY_STATUS, LaunchError, VmError
+from krunclient.errors import HostError, LaunchError, VmError, reason
 from krunclient.log import write_all
+from krunclient.sandbox import mounts, network, privileges
+from krunclient.vmm import STOP_SIGNALS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from krunclient.bindings.libc import Libc
     from krunclient.log import Log
     from krunclient.plan import Plan
 
-STOP_SIGNALS = (SIGHUP, SIGINT, SIGQUIT, SIGTERM)
 PIPE_READ_BYTES = 65536
+MAX_READ_BYTES = 2**20
 MAX_LINE_BYTES = 8192
 
 
 def run(plan: Plan, libc: Libc, log: Log) -> int:
     """Run the VM to its end. Returns krunclient's exit status.
 
-    Raises LaunchError for what the child could not set up, VmError where the VM ended without
+    Raises LaunchError for what could not be claimed or set up, VmError where the VM ended without
     the app's status.
     """
+    claimed = claims.claim_port(libc, plan.policy.listen)
+    if plan.files.overlay is not None:
+        as_user(plan, mounts.prepare_overlay, plan.files.overlay)
+        claimed += (claims.claim_overlay(plan.files.overlay),)
+    memory.hide_values()
+    privileges.forbid_core_dumps(libc)
     # Blocked signals are queued even when they were ignored at the start, as under nohup.
     stop_signals = SignalSet.of(*STOP_SIGNALS)
     libc.sigprocmask(SIG_BLOCK, stop_signals, None)
     signals = libc.signalfd(-1, stop_signals, SFD_NONBLOCK_CLOEXEC)
     log_reader, log_writer = os.pipe2(os.O_CLOEXEC)
     report_reader, report_writer = os.pipe2(os.O_CLOEXEC)
+    go_reader, go_writer = os.pipe2(os.O_CLOEXEC)
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
-        _vmm_child(plan, libc, supervisor, log_writer, report_writer)
-    os.close(log_writer)
-    os.close(report_writer)
-    log.info(f"VMM started: pid {child}, {plan.root_path} on port {plan.host_port}")
+        inherited = (log_writer, report_writer, go_reader, *claimed)
+        vmm.main(plan, libc, supervisor, inherited)
+    for descriptor in (log_writer, report_writer, go_reader):
+        os.close(descriptor)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    log.info(f"VMM started: pid {child}, {plan.root_path} on {plan.policy.listen.text()}")
     terminal = _Terminal()
     try:
-        vmm_log = VmmLog(passed_through=plan.console)
-        ended = _watch(child, signals, log_reader, vmm_log)
+        return _Watch(plan, libc, child, signals, log_reader, report_reader, go_writer).run()
     finally:
         terminal.restore()
-    report = _read_all(report_reader)
-    if report:
-        raise _error_from(report)
-    return _status(ended, vmm_log, plan)
 
 
 class Ended:
@@ -77,40 +80,141 @@ class Ended:
         self.stopped_by = stopped_by
 
 
-def _watch(child: int, signals: int, log_reader: int, vmm_log: VmmLog) -> Ended:
-    stopped_by = None
-    process = os.pidfd_open(child)
-    poll = select.poll()
-    for descriptor in (process, signals, log_reader):
-        poll.register(descriptor, select.POLLIN)
-    while True:
-        ready = {descriptor for descriptor, _ in poll.poll()}
-        if signals in ready:
-            stopped_by = stopped_by or _next_signal(signals)
-            os.kill(child, SIGKILL)
-        if log_reader in ready:
-            data = os.read(log_reader, PIPE_READ_BYTES)
-            vmm_log.feed(data)
-            if not data:
-                poll.unregister(log_reader)
-        if process in ready:
-            _, wait_status = os.waitpid(child, 0)
-            vmm_log.feed(_read_all(log_reader))
-            os.close(process)
-            return Ended(wait_status, stopped_by)
+class _Watch:
+    """One VMM child, from its fork to its end: a handler for each descriptor that can be ready."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        libc: Libc,
+        child: int,
+        signals: int,
+        log_reader: int,
+        report_reader: int,
+        go_writer: int,
+    ) -> None:
+        self._plan = plan
+        self._libc = libc
+        self._child = child
+        self._process = os.pidfd_open(child)
+        self._signals = signals
+        self._log_reader = log_reader
+        self._report_reader = report_reader
+        self._go_writer = go_writer
+        self._vmm_log = VmmLog(passed_through=plan.console)
+        self._report = b""
+        self._failure: LaunchError | None = None
+        self._ended: Ended | None = None
+        self._stopped_by: int | None = None
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        for descriptor, handler in (
+            (signals, self._on_signal),
+            (log_reader, self._on_log),
+            (report_reader, self._on_report),
+            (self._process, self._on_end),
+        ):
+            os.set_blocking(descriptor, False)
+            self._watch(descriptor, handler)
+
+    def run(self) -> int:
+        while self._ended is None:
+            for descriptor, _ in self._poll.poll():
+                if descriptor in self._handlers:
+                    self._handlers[descriptor]()
+        # What was written before the end is still in the pipes.
+        self._on_log()
+        self._on_report()
+        if self._ended.stopped_by is None:
+            if self._failure is not None:
+                raise self._failure
+            if self._report:
+                raise vmm.error_from(self._report)
+        return _status(self._ended, self._vmm_log, self._plan)
+
+    def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+        self._handlers[descriptor] = handler
+        self._poll.register(descriptor, select.POLLIN)
+
+    def _unwatch(self, descriptor: int) -> None:
+        if self._handlers.pop(descriptor, None):
+            self._poll.unregister(descriptor)
+
+    def _read(self, descriptor: int) -> bytes:
+        """What is there to be read; at the end of a pipe it is watched no more."""
+        chunks = []
+        try:
+            while chunk := os.read(descriptor, PIPE_READ_BYTES):
+                chunks.append(chunk)
+                if sum(map(len, chunks)) > MAX_READ_BYTES:
+                    return b"".join(chunks)
+            self._unwatch(descriptor)
+        except BlockingIOError:
+            pass
+        return b"".join(chunks)
+
+    def _on_signal(self) -> None:
+        # ssi_signo, a uint32_t, is the first field of struct signalfd_siginfo, signalfd(2).
+        record = os.read(self._signals, SIGNALFD_RECORD_BYTES)
+        self._stopped_by = self._stopped_by or int.from_bytes(record[:4], "little")
+        os.kill(self._child, SIGKILL)
+
+    def _on_log(self) -> None:
+        self._vmm_log.feed(self._read(self._log_reader))
+
+    def _on_report(self) -> None:
+        """The child is under its filter and waits to be let go, or it tells why it could not."""
+        self._report = (self._report + self._read(self._report_reader))[:MAX_READ_BYTES]
+        message, newline, rest = self._report.partition(b"\n")
+        if newline and message.startswith(vmm.LISTENER):
+            self._report = rest
+            try:
+                self._guard(int(message[len(vmm.LISTENER) :]))
+            except OSError as error:
+                self._failure = _supervision_error(error)
+                os.kill(self._child, SIGKILL)
+
+    def _guard(self, number: int) -> None:
+        """Take the seccomp listener out of the child, and let it go. Raises OSError."""
+        listener = self._libc.pidfd_getfd(self._process, number, 0)
+        warden = network.Warden(
+            self._libc,
+            self._plan.policy,
+            self._plan.machine,
+            self._child,
+            self._process,
+            listener,
+        )
+        self._watch(listener, warden.answer)
+        os.write(self._go_writer, b"\n")
+
+    def _on_end(self) -> None:
+        _, wait_status = os.waitpid(self._child, 0)
+        self._ended = Ended(wait_status, self._stopped_by)
 
 
-def _next_signal(signals: int) -> int:
-    # ssi_signo, a uint32_t, is the first field of struct signalfd_siginfo, signalfd(2).
-    return int.from_bytes(os.read(signals, SIGNALFD_RECORD_BYTES)[:4], "little")
+def as_user(plan: Plan, action: Callable[[str], None], path: str) -> None:
+    """Do something to the overlay as the user that the VMM runs as, so that it is that user's."""
+    if plan.user is None:
+        action(path)
+        return
+    os.seteuid(0)
+    os.setegid(plan.user.gid)
+    os.seteuid(plan.user.uid)
+    try:
+        action(path)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
-def _read_all(descriptor: int) -> bytes:
-    """Read to the end of a pipe whose writers are gone."""
-    chunks = []
-    while chunk := os.read(descriptor, PIPE_READ_BYTES):
-        chunks.append(chunk)
-    return b"".join(chunks)
+def _supervision_error(error: OSError) -> HostError:
+    return HostError(
+        "the sandbox can't be made",
+        "supervision of the VMM's sockets",
+        reason(error),
+        "allow ptrace of a process's own children: sysctl kernel.yama.ptrace_scope=1 or less",
+    )
 
 
 def _status(ended: Ended, vmm_log: VmmLog, plan: Plan) -> int:
@@ -193,59 +297,3 @@ class _Terminal:
             import termios
 
             termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
-
-
-# The child's descriptors beside 0, 1 and 2, which become the guest's.
-LOG_DESCRIPTOR = 3
-REPORT_DESCRIPTOR = 4
-
-
-def _vmm_child(
-    plan: Plan, libc: Libc, supervisor: int, log_writer: int, report_writer: int
-) -> None:
-    """Never returns. An error goes to the supervisor, which alone speaks to the user."""
-    try:
-        libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
-        if os.getppid() != supervisor:
-            os._exit(70)  # it died before the line above; nobody is left to be told
-        # A terminal's ^C is for the supervisor, which decides what the guest hears of it.
-        os.setsid()
-        _move_descriptors(log_writer, report_writer)
-        for number in STOP_SIGNALS:
-            libc.signal(number, SIG_DFL)
-        libc.sigprocmask(SIG_SETMASK, SignalSet(), None)
-        vm.start(plan, libc, LOG_DESCRIPTOR)
-    except LaunchError as error:
-        _report(error)
-    except BaseException as error:
-        _report(
-            VmError(
-                "the VM could not be created",
-                plan.root_path,
-                f"{type(error).__name__}: {error}" if isinstance(error, OSError) else repr(error),
-                "this is a fault of krunclient or of libkrun: please report it",
-            )
-        )
-    finally:
-        os._exit(70)
-
-
-def _move_descriptors(log_writer: int, report_writer: int) -> None:
-    """Leave the child 0 to 4 and nothing else."""
-    high = max(log_writer, report_writer, REPORT_DESCRIPTOR) + 1
-    os.dup2(log_writer, high, inheritable=False)
-    os.dup2(report_writer, high + 1, inheritable=False)
-    os.dup2(high, LOG_DESCRIPTOR, inheritable=False)
-    os.dup2(high + 1, REPORT_DESCRIPTOR, inheritable=False)
-    os.closerange(REPORT_DESCRIPTOR + 1, os.sysconf("SC_OPEN_MAX"))
-
-
-def _report(error: LaunchError) -> None:
-    fields = (str(error.status), error.what, error.thing, error.why, error.remedy)
-    write_all(REPORT_DESCRIPTOR, "\0".join(fields).encode("utf-8", "surrogateescape"))
-
-
-def _error_from(report: bytes) -> LaunchError:
-    status, *fields = report.decode("utf-8", "surrogateescape").split("\0")
-    what, thing, why, remedy = fields
-    return ERRORS_BY_STATUS[int(status)](what, thing, why, remedy)

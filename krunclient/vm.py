@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 LOG_FILTER = b"error,vmm=debug,krun_vmm=debug"
 
 
-def start(plan: Plan, libc: Libc, log_descriptor: int) -> None:
+def start(
+    plan: Plan, libc: Libc, krun: Krun, config: bytes, root: str, log_descriptor: int
+) -> None:
     """Start the guest. Returns only by an exception; else the process ends with its status.
 
-    libkrun's log goes to `log_descriptor`. Raises HostError for a pair that can't be used,
-    UsageError for a value that this libkrun can't carry, VmError where libkrun refuses.
+    `config` is the file for libkrun's init, `root` the directory that is the guest's root.
+    libkrun's log goes to `log_descriptor`. Raises VmError where libkrun refuses, HostError where
+    it can't keep a promise that nothing else keeps.
     """
-    krun = libkrun.load(libc, plan.libraries.libkrun, plan.libraries.libkrunfw)
-    config = initconfig.encode(plan, libkrun.init_dialect(krun))
     # libkrun and what it loads take settings from variables, and must find none of the caller's.
     libc.clearenv()
     libc.setenv(b"RUST_LOG", LOG_FILTER, 1)
@@ -33,8 +34,7 @@ def start(plan: Plan, libc: Libc, log_descriptor: int) -> None:
         _init_log(krun, log_descriptor)
         context = Context(krun)
         context.set_vm_config(plan.vcpus, plan.memory_mib)
-        context.set_root(os.fsencode(plan.root_path), read_only=False)
-        _add_config(krun, context, config, plan)
+        _set_root(krun, context, config, root, plan)
         context.set_console(0, 1, 2)
         context.set_network(plan.host_port, plan.guest_port, plan.egress_cidrs)
         context.start_enter()
@@ -54,12 +54,19 @@ def _init_log(krun: Krun, descriptor: int) -> None:
         krun.krun_set_log_level(libkrun.LOG_LEVEL_ERROR)
 
 
-def _add_config(krun: Krun, context: Context, config: bytes, plan: Plan) -> None:
-    if not krun.has("krun_fs_add_overlay_file"):
+def _set_root(krun: Krun, context: Context, config: bytes, root: str, plan: Plan) -> None:
+    """Without a sandbox, ROOT_PATH itself is the guest's root, and only libkrun can keep it whole.
+
+    With one, the configuration file is in the root already where libkrun can't serve it.
+    """
+    in_memory = krun.has("krun_fs_add_overlay_file")
+    if not plan.sandbox and not in_memory:
         raise HostError(
-            "the guest can't be configured",
+            "the guest can't be run without a sandbox",
             plan.libraries.libkrun,
             "it has no function krun_fs_add_overlay_file",
-            "use libkrun 1.19 or later, or the bundled one",
+            "use --sandbox strict, or libkrun 1.19 or later",
         )
-    context.add_file(initconfig.PATH, config)
+    context.set_root(os.fsencode(root), read_only=not plan.sandbox)
+    if in_memory:
+        context.add_file(initconfig.PATH, config)

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_char_p, c_int, c_ssize_t, c_void_p
+from ctypes import c_char_p, c_int, c_long, c_ssize_t, c_void_p
 
 from krunclient.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, TypeVar
 
     Method = TypeVar("Method", bound=Callable[..., Any])
@@ -37,21 +37,28 @@ class Declaration(Record):
     result: Result
     argtypes: tuple[Any, ...]
     optional: bool
+    numbers: Mapping[str, int] | None
 
 
 class MissingSymbolError(Exception):
     """A library has no function of this name."""
 
 
-def function(result: Result, *argtypes: Any, optional: bool = False) -> Callable[[Method], Method]:
+def function(
+    result: Result,
+    *argtypes: Any,
+    optional: bool = False,
+    numbers: Mapping[str, int] | None = None,
+) -> Callable[[Method], Method]:
     """Declare the C function that has the method's name.
 
-    An `optional` one may be missing from the library: `Library.has` tells.
+    An `optional` one may be missing from the library: `Library.has` tells. One with `numbers` is
+    a system call that the C library has no function for; the numbers are by architecture.
     """
 
     def declare(method: Method) -> Method:
         method.__dict__["declaration"] = Declaration(
-            result=result, argtypes=argtypes, optional=optional
+            result=result, argtypes=argtypes, optional=optional, numbers=numbers
         )
         return method
 
@@ -67,22 +74,29 @@ class Library:
             declaration = getattr(method, "declaration", None)
             if declaration is None:
                 continue
+            numbers = declaration.numbers
             try:
                 # CDLL[name] makes a function object of our own each time: no types are shared.
-                symbol = library[name]
+                symbol = library["syscall" if numbers else name]
             except AttributeError:
                 if declaration.optional:
                     continue
                 raise MissingSymbolError(name) from None
-            symbol.argtypes = declaration.argtypes
+            leading = (c_long,) if numbers else ()
+            symbol.argtypes = (*leading, *declaration.argtypes)
             symbol.restype = declaration.result.restype
             symbol.errcheck = _named(name, declaration.result.check)
-            setattr(self, name, symbol)
+            setattr(self, name, _numbered(symbol, numbers) if numbers else symbol)
             self._present.add(name)
 
     def has(self, name: str) -> bool:
         """Whether the library has this function, declared here."""
         return name in self._present
+
+
+def _numbered(syscall: Any, numbers: Mapping[str, int]) -> Callable[..., int]:
+    number = numbers[os.uname().machine]
+    return lambda *arguments: syscall(number, *arguments)
 
 
 def _named(name: str, check: ErrorCheck) -> ErrorCheck:

@@ -12,7 +12,7 @@ from ctypes import (
     Structure,
     c_char_p,
     c_int,
-    c_long,
+    c_size_t,
     c_uint32,
     c_uint64,
     c_ulong,
@@ -28,7 +28,6 @@ from krunclient.bindings.declare import (
     function,
 )
 
-SYS_OPENAT2 = 437  # the same number on every architecture
 OPENAT2_TRIES = 100
 
 # <linux/openat2.h>
@@ -38,6 +37,8 @@ RESOLVE_IN_ROOT = 0x10
 # <linux/prctl.h>
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
 
 # <bits/sigaction.h>, <asm/signal.h>
 SIG_BLOCK = 0
@@ -45,13 +46,28 @@ SIG_SETMASK = 2
 SIG_DFL = 0
 SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGTERM = 1, 2, 3, 9, 15
 
-AF_INET, AF_INET6 = 2, 10
-SOCK_STREAM_CLOEXEC = 0o2000001
-SOL_SOCKET, SO_REUSEADDR = 1, 2
-IPPROTO_IPV6, IPV6_V6ONLY = 41, 26
+# <sys/socket.h> and <netinet/in.h>
+AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
+SOCK_STREAM, SOCK_DGRAM, SOCK_CLOEXEC = 1, 2, 0o2000000
+SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT = 1, 2, 15
+IPPROTO_TCP, IPPROTO_IPV6, IPV6_V6ONLY = 6, 41, 26
+
+# <linux/sched.h>, <sys/mount.h>
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+
+# <sys/resource.h>
+RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE = 2, 4, 7, 8, 12
 
 SFD_NONBLOCK_CLOEXEC = 0o2004000
 SIGNALFD_RECORD_BYTES = 128  # sizeof(struct signalfd_siginfo); ssi_signo comes first
+
+
+def every(number: int) -> dict[str, int]:
+    """The number of a system call that is the same on every architecture."""
+    return {"x86_64": number, "aarch64": number}
 
 
 class OpenHow(Structure):
@@ -71,6 +87,24 @@ class SignalSet(Structure):
         for number in signals:
             signal_set.words[0] |= 1 << (number - 1)
         return signal_set
+
+
+class ResourceLimit(Structure):
+    """struct rlimit, setrlimit(2)."""
+
+    _fields_ = (("soft", c_ulong), ("hard", c_ulong))
+
+
+class CapabilityHeader(Structure):
+    """struct __user_cap_header_struct, capset(2). `pid` 0 is the caller."""
+
+    _fields_ = (("version", c_uint32), ("pid", c_int))
+
+
+class CapabilitySets(Structure):
+    """Two structs __user_cap_data_struct: capabilities 0 to 31, and from 32 on."""
+
+    _fields_ = (("words", c_uint32 * 6),)
 
 
 class Libc(Library):
@@ -98,6 +132,22 @@ class Libc(Library):
     def bind(self, descriptor: int, address: bytes, size: int, /) -> int:
         """bind(2). The address as the bytes of a struct sockaddr."""
 
+    @function(ERRNO, c_int, c_char_p, c_uint32)
+    def connect(self, descriptor: int, address: bytes, size: int, /) -> int:
+        """connect(2). The address as the bytes of a struct sockaddr."""
+
+    @function(ERRNO, c_int, c_int)
+    def listen(self, descriptor: int, backlog: int, /) -> int:
+        """listen(2)."""
+
+    @function(ERRNO, c_int, c_void_p, POINTER(c_uint32))
+    def getsockname(self, descriptor: int, address: object, size: c_uint32, /) -> int:
+        """getsockname(2)."""
+
+    @function(ERRNO, c_int, c_char_p, c_void_p)
+    def inet_pton(self, family: int, text: bytes, address: object, /) -> int:
+        """inet_pton(3): 1 for an address of this family, 0 for a text that is none."""
+
     @function(ERRNO, c_int, c_ulong, c_ulong, c_ulong, c_ulong)
     def prctl(self, option: int, arg2: int, arg3: int, arg4: int, arg5: int, /) -> int:
         """prctl(2)."""
@@ -114,10 +164,6 @@ class Libc(Library):
     def signal(self, number: int, handler: int | None, /) -> int:
         """signal(2). The former handler."""
 
-    @function(ERRNO, c_long, c_int, c_char_p, POINTER(OpenHow), c_ulong)
-    def syscall(self, number: int, directory: int, path: bytes, how: OpenHow, size: int, /) -> int:
-        """syscall(2), as openat2(2) needs it."""
-
     @function(ERRNO)
     def clearenv(self) -> int:
         """clearenv(3)."""
@@ -125,6 +171,70 @@ class Libc(Library):
     @function(ERRNO, c_char_p, c_char_p, c_int)
     def setenv(self, name: bytes, value: bytes, overwrite: int, /) -> int:
         """setenv(3)."""
+
+    @function(ERRNO, c_int)
+    def unshare(self, flags: int, /) -> int:
+        """unshare(2)."""
+
+    @function(ERRNO, c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
+    def mount(
+        self,
+        source: bytes | None,
+        target: bytes,
+        kind: bytes | None,
+        flags: int,
+        options: bytes | None,
+        /,
+    ) -> int:
+        """mount(2)."""
+
+    @function(ERRNO, c_char_p, c_int)
+    def umount2(self, target: bytes, flags: int, /) -> int:
+        """umount2(2)."""
+
+    @function(ERRNO, c_int, POINTER(ResourceLimit))
+    def getrlimit(self, resource: int, limit: ResourceLimit, /) -> int:
+        """getrlimit(2)."""
+
+    @function(ERRNO, c_int, POINTER(ResourceLimit))
+    def setrlimit(self, resource: int, limit: ResourceLimit, /) -> int:
+        """setrlimit(2)."""
+
+    @function(ERRNO, POINTER(CapabilityHeader), POINTER(CapabilitySets))
+    def capset(self, header: CapabilityHeader, sets: CapabilitySets, /) -> int:
+        """capset(2)."""
+
+    @function(ERRNO, c_int, c_ulong, c_void_p)
+    def ioctl(self, descriptor: int, request: int, argument: object, /) -> int:
+        """ioctl(2), for requests that take a pointer."""
+
+    @function(ERRNO, c_int, c_char_p, POINTER(OpenHow), c_size_t, numbers=every(437))
+    def openat2(self, directory: int, path: bytes, how: OpenHow, size: int, /) -> int:
+        """openat2(2), Linux 5.6."""
+
+    @function(ERRNO, c_int, c_int, c_uint32, numbers=every(438))
+    def pidfd_getfd(self, process: int, descriptor: int, flags: int, /) -> int:
+        """pidfd_getfd(2), Linux 5.6."""
+
+    @function(ERRNO, c_char_p, c_char_p, numbers={"x86_64": 155, "aarch64": 41})
+    def pivot_root(self, new_root: bytes, put_old: bytes, /) -> int:
+        """pivot_root(2)."""
+
+    @function(ERRNO, c_uint32, c_uint32, c_void_p, numbers={"x86_64": 317, "aarch64": 277})
+    def seccomp(self, operation: int, flags: int, arguments: object, /) -> int:
+        """seccomp(2)."""
+
+    @function(ERRNO, c_void_p, c_size_t, c_uint32, numbers=every(444))
+    def landlock_create_ruleset(self, attributes: object, size: int, flags: int, /) -> int:
+        """landlock_create_ruleset(2), Linux 5.13."""
+
+    @function(ERRNO, c_int, c_int, c_void_p, c_uint32, numbers=every(445))
+    def landlock_add_rule(self, ruleset: int, kind: int, attributes: object, flags: int, /) -> int:
+        """landlock_add_rule(2), Linux 5.13."""
+
+    @function(ERRNO, c_int, c_uint32, numbers=every(446))
+    def landlock_restrict_self(self, ruleset: int, flags: int, /) -> int:
+        """landlock_restrict_self(2), Linux 5.13."""
 
 
 def load() -> Libc:
@@ -137,8 +247,13 @@ def openat2(libc: Libc, directory: int, path: bytes, flags: int, resolve: int) -
     how = OpenHow(flags, 0, resolve)
     for _ in range(OPENAT2_TRIES):
         try:
-            return libc.syscall(SYS_OPENAT2, directory, path, how, ctypes.sizeof(how))
+            return libc.openat2(directory, path, how, ctypes.sizeof(how))
         except BlockingIOError as error:
             # EAGAIN: something was renamed somewhere while a `..` was resolved.
             last = error
     raise last
+
+
+def set_option(libc: Libc, descriptor: int, level: int, name: int, value: int) -> None:
+    """Set an option of a socket that is an int. Raises OSError."""
+    libc.setsockopt(descriptor, level, name, c_int(value), ctypes.sizeof(c_int))

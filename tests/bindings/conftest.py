@@ -38,15 +38,16 @@ def record(tmp_path: Path, libraries: dict[int, tuple[Path, Path]], root: Path) 
     """Launch with the library of one generation: how it ended, and the calls that it made."""
 
     def launch(
-        generation: int, *arguments: str, env: dict[str, str] | None = None
+        generation: int, *arguments: str, fail: str = "", env: dict[str, str] | None = None
     ) -> tuple[Ended, list[str]]:
         libkrun, libkrunfw = libraries[generation]
         calls = tmp_path / "calls"
         calls.write_text("")
+        Path(f"{libkrun}.settings").write_text(f"{calls} 5 {fail}")
         # /dev/null stands in for a KVM that this machine may not have: nothing here needs one.
         launcher = Launcher(
             [sys.executable, "-m", "tests.framework.without_kvm"],
-            {"PATH": "/usr/bin:/bin", "RECORDER_FILE": str(calls), "RECORDER_STATUS": "5"},
+            {"PATH": "/usr/bin:/bin"},
             TOP,
         )
         ended = launcher.run(

@@ -2,10 +2,12 @@
  * A test part: a library with libkrun's symbols that records what it was called with.
  *
  * It stands in for libkrun only where the thing under test is the caller. GENERATION says which
- * symbols it has: 109, 113, 116, 117, 118, 119 for 1.9 to 1.19, 200 for 2.x. Each call is a line
- * in the file that RECORDER_FILE names; RECORDER_FAIL names a function that shall fail;
- * krun_start_enter ends the process with RECORDER_STATUS.
+ * symbols it has: 109, 113, 116, 117, 118, 119 for 1.9 to 1.19, 200 for 2.x. A file of its own
+ * name and ".settings" says where each call is written to as a line, the status that
+ * krun_start_enter ends the process with, and, if any, the function that shall fail.
  */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -22,16 +24,22 @@ static FILE *record;
 static char failing[64];
 static int status;
 
-/* Settings are read at load, because a launcher empties the environment before the first call. */
+/* Read at load, from a file beside this one: a launcher has wiped its environment by then. */
 __attribute__((constructor)) static void read_settings(void)
 {
-    const char *path = getenv("RECORDER_FILE");
-    const char *fail = getenv("RECORDER_FAIL");
-    const char *end = getenv("RECORDER_STATUS");
+    char path[4096] = "";
+    Dl_info self;
+    FILE *settings;
 
-    record = path ? fopen(path, "a") : NULL;
-    snprintf(failing, sizeof(failing), "%s", fail ? fail : "");
-    status = end ? atoi(end) : 0;
+    if (!dladdr((void *)read_settings, &self))
+        return;
+    snprintf(path, sizeof(path), "%s.settings", self.dli_fname);
+    settings = fopen(path, "r");
+    if (!settings)
+        return;
+    if (fscanf(settings, "%4095s %d %63s", path, &status, failing) >= 2)
+        record = fopen(path, "a");
+    fclose(settings);
 }
 
 static int call(const char *name, const char *format, ...)

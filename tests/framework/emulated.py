@@ -25,6 +25,7 @@ PROGRAMS = {
     "modprobe": "kmod",
     "busybox": "busybox-static",
     "file": "file",
+    "ip": "iproute2",
 }
 UNEXPECTED_END = 255
 

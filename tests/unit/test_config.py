@@ -7,13 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krunclient import cli, config
+from krunclient.bindings import libc
 from krunclient.errors import UsageError
 from krunclient.secret import Secret
+
+LIBC = libc.load()
 
 
 def resolve(*argv: str | bytes, env: dict[bytes, bytes] | None = None) -> config.Config:
     words = [word if isinstance(word, bytes) else word.encode() for word in argv]
-    return config.resolve(cli.parse([b"/srv/app", b"30000", *words], env or {}))
+    return config.resolve(LIBC, cli.parse([b"/srv/app", b"30000", *words], env or {}))
 
 
 def variables(found: config.Config) -> dict[str, str]:
@@ -22,7 +25,7 @@ def variables(found: config.Config) -> dict[str, str]:
 
 def test_the_defaults_are_the_contracts() -> None:
     found = resolve()
-    assert (found.root_path, found.local_port, found.guest_port) == ("/srv/app", 30000, 80)
+    assert (found.root_path, found.listen.port, found.guest_port) == ("/srv/app", 30000, 80)
     assert (found.cpus, found.memory_mib, found.exec_path) == (1, 512, "/bin/app")
     assert (found.app_arguments, found.console) == ((), False)
     assert variables(found) == {
@@ -61,7 +64,7 @@ def test_env_gives_a_value_or_takes_krunclients_own() -> None:
 @pytest.mark.parametrize("port", ["1", "65535", "080"])
 def test_ports_from_1_to_65535_are_taken(port: str) -> None:
     options = cli.parse([b"/srv/app", port.encode()], {})
-    assert config.resolve(options).local_port == int(port)
+    assert config.resolve(LIBC, options).listen.port == int(port)
 
 
 @given(st.text(max_size=30).filter(lambda text: "\0" not in text and _is_utf8(text)))
@@ -69,7 +72,7 @@ def test_any_other_port_is_a_usage_error(text: str) -> None:
     if text.isascii() and text.isdigit() and 1 <= int(text) <= 65535:
         return
     with pytest.raises(UsageError):
-        config.resolve(cli.parse([b"/srv/app", text.encode(), b"--"], {}))
+        config.resolve(LIBC, cli.parse([b"/srv/app", text.encode(), b"--"], {}))
 
 
 @pytest.mark.parametrize(

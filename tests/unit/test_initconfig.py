@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krunclient import initconfig
+from krunclient.address import Endpoint
 from krunclient.errors import UsageError
 from krunclient.initconfig import C_INIT, C_INIT_WITHOUT_ESCAPES, RUST_INIT
 from krunclient.libraries import LibraryPair
 from krunclient.plan import Plan
+from krunclient.sandbox.mounts import Files
+from krunclient.sandbox.network import Policy
 from krunclient.secret import Secret
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
@@ -20,16 +23,22 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 def plan(arguments: tuple[str, ...] = (), **variables: str) -> Plan:
     return Plan(
-        root_path="/srv/app",
+        machine="x86_64",
+        files=Files(root_path="/srv/app", overlay=None, overlay_size_mib=64, volumes=()),
         libraries=LibraryPair(libkrun="/a", libkrunfw="/b", origin="given"),
         vcpus=1,
         memory_mib=512,
         exec_path="/bin/app",
         app_arguments=arguments,
         variables=tuple((name, Secret(value)) for name, value in variables.items()),
-        host_port=30000,
+        host_port=80,
         guest_port=80,
+        policy=Policy(
+            guest_port=80, listen=Endpoint(packed=bytes((127, 0, 0, 1)), port=30000), allow=()
+        ),
         egress_cidrs=(),
+        user=None,
+        sandbox=True,
         console=False,
     )
 

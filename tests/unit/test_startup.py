@@ -11,10 +11,12 @@ MAIN = "krunclient.__main__"
 OURS = {
     "krunclient",
     "krunclient.__main__",
+    "krunclient.address",
     "krunclient.bindings",
     "krunclient.bindings.declare",
     "krunclient.bindings.libc",
     "krunclient.bindings.libkrun",
+    "krunclient.claims",
     "krunclient.cli",
     "krunclient.config",
     "krunclient.errors",
@@ -22,14 +24,22 @@ OURS = {
     "krunclient.initconfig",
     "krunclient.libraries",
     "krunclient.log",
+    "krunclient.memory",
     "krunclient.plan",
     "krunclient.program",
     "krunclient.record",
+    "krunclient.sandbox",
+    "krunclient.sandbox.landlock",
+    "krunclient.sandbox.mounts",
+    "krunclient.sandbox.network",
+    "krunclient.sandbox.privileges",
+    "krunclient.sandbox.seccomp",
     "krunclient.secret",
     "krunclient.supervisor",
     "krunclient.vm",
+    "krunclient.vmm",
 }
-STANDARD = "import sys, __future__, ctypes, errno, os, select, stat"
+STANDARD = "import sys, __future__, ctypes, errno, fcntl, os, select, stat"
 LIST = 'print("\\n".join(sorted(sys.modules)))'
 
 

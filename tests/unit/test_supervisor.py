@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krunclient import supervisor
+from krunclient import supervisor, vmm
 from krunclient.errors import VmError
 from krunclient.supervisor import Ended, VmmLog
 from tests.unit.test_initconfig import plan
@@ -71,8 +71,8 @@ def test_no_log_breaks_the_reader(data: bytes) -> None:
 
 def test_an_error_comes_back_from_the_child_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
-    monkeypatch.setattr(supervisor, "REPORT_DESCRIPTOR", writer)
+    monkeypatch.setattr(vmm, "REPORT", writer)
     sent = VmError("what", os.fsdecode(b"\xff\n"), "why", "remedy")
-    supervisor._report(sent)
-    received = supervisor._error_from(os.read(reader, 200))
+    vmm.report(sent)
+    received = vmm.error_from(os.read(reader, 200))
     assert (type(received), received.args) == (VmError, sent.args)

@@ -1,0 +1,114 @@
+"""What one VM has for itself on the host: LOCAL_PORT and its overlay, until it is gone.
+
+A claim is a descriptor that the supervisor and the VMM child both hold, so that it ends when the
+last of them does, however that happens.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from krunclient.address import Endpoint
+from krunclient.bindings.libc import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    IPPROTO_IPV6,
+    IPV6_V6ONLY,
+    SO_REUSEADDR,
+    SOCK_CLOEXEC,
+    SOCK_DGRAM,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    set_option,
+)
+from krunclient.errors import BusyError, HostError, LaunchError, PermissionDeniedError, reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from krunclient.bindings.libc import Libc
+
+LOCK_NAME = "lock"
+
+
+def claim_port(libc: Libc, listen: Endpoint) -> tuple[int, ...]:
+    """Claim a port against all others. Returns the descriptors that hold the claim.
+
+    A name in the abstract UNIX namespace, which belongs to the network namespace as ports do,
+    keeps a second krunclient out. A bind to all of the host's addresses finds whoever listens
+    already, at whatever address. A socket that stays bound, without listening, keeps the port
+    from being given out by the kernel or bound by a program that does not set SO_REUSEADDR.
+
+    Raises BusyError, PermissionDeniedError, or HostError for an address that is not the host's.
+    """
+    name = b"\0krunclient-port-%d" % listen.port
+    sockaddr = AF_UNIX.to_bytes(2, "little") + name
+    mark = libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)
+    try:
+        libc.bind(mark, sockaddr, len(sockaddr))
+    except OSError as error:
+        raise _port_error(listen, error) from None
+    for family, size in ((AF_INET, 4), (AF_INET6, 16)):
+        everywhere = Endpoint(packed=bytes(size), port=listen.port)
+        try:
+            os.close(_bound(libc, family, everywhere, v6_only=True))
+        except OSError as error:
+            # A host without IPv6 has no such sockets, or no such addresses.
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise _port_error(listen, error) from None
+    try:
+        return mark, _bound(libc, listen.family, listen, v6_only=False)
+    except OSError as error:
+        raise _port_error(listen, error) from None
+
+
+def _bound(libc: Libc, family: int, endpoint: Endpoint, *, v6_only: bool) -> int:
+    """A socket that is bound and does not listen.
+
+    SO_REUSEADDR is set because connections of an earlier run may still be in TIME_WAIT: Linux
+    then allows the bind, and still refuses it beside a listener. SO_REUSEPORT is not, because a
+    listener that has it would share the port with us.
+    """
+    descriptor = libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0)
+    try:
+        set_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
+        if family == AF_INET6:
+            set_option(libc, descriptor, IPPROTO_IPV6, IPV6_V6ONLY, int(v6_only))
+        sockaddr = endpoint.sockaddr(family)
+        libc.bind(descriptor, sockaddr, len(sockaddr))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _port_error(listen: Endpoint, error: OSError) -> LaunchError:
+    what, thing, why = "LOCAL_PORT can't be used", listen.text(), reason(error)
+    if error.errno == errno.EADDRINUSE:
+        return BusyError(what, thing, why, "try again or use another")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionDeniedError(what, thing, why, "use a port from 1024 on")
+    return HostError(what, thing, why, "give an address of this host by --bind")
+
+
+def claim_overlay(directory: str) -> int:
+    """Claim an overlay directory. Returns the descriptor that holds the claim.
+
+    Raises BusyError, PermissionDeniedError.
+    """
+    path = os.path.join(directory, LOCK_NAME)
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.open(path, flags, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BusyError(
+            "the overlay can't be used", directory, "another VM has it", "use another directory"
+        ) from None
+    except OSError as error:
+        raise PermissionDeniedError(
+            "the overlay can't be used", path, reason(error), "check who may write there"
+        ) from None
+    return lock

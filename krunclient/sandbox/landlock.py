@@ -1,0 +1,98 @@
+"""Landlock, the second wall: files outside the guest's root and all ports, by the kernel alone.
+
+Documentation/userspace-api/landlock.rst of the kernel. It is used as far as the kernel has it: the
+first walls (mount namespace, seccomp) stand without it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import Structure, c_int32, c_uint64
+
+from krunclient.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from krunclient.bindings.libc import Libc
+
+CREATE_RULESET_VERSION = 1
+RULE_PATH_BENEATH = 1
+
+WRITE_FILE, READ_FILE, READ_DIR = 1 << 1, 1 << 2, 1 << 3
+MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
+IOCTL_DEV = 1 << 15
+# How many of the access rights of files, from the lowest bit, each ABI knows.
+FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+NET_BIND_AND_CONNECT = 0b11  # ABI 4
+SCOPE_ABSTRACT_UNIX_AND_SIGNAL = 0b11  # ABI 6
+
+
+class RulesetAttributes(Structure):
+    """struct landlock_ruleset_attr: what is handled, that is, denied without a rule."""
+
+    _fields_ = (
+        ("handled_access_fs", c_uint64),
+        ("handled_access_net", c_uint64),
+        ("scoped", c_uint64),
+    )
+
+
+class PathBeneath(Structure):
+    """struct landlock_path_beneath_attr."""
+
+    _pack_ = 1
+    _fields_ = (("allowed_access", c_uint64), ("parent_fd", c_int32))
+
+
+class Rule(Record):
+    """Access rights below a path."""
+
+    path: str
+    access: int
+
+
+def version(libc: Libc) -> int:
+    """The kernel's Landlock ABI, 0 where it has none."""
+    try:
+        return libc.landlock_create_ruleset(None, 0, CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
+
+
+def all_access(abi: int) -> int:
+    """Every right of files that an ABI knows."""
+    return (1 << FS_RIGHTS[min(abi, max(FS_RIGHTS))]) - 1
+
+
+def rules(guest_root: str, kvm: str, descriptors: str, abi: int) -> tuple[Rule, ...]:
+    """What the VMM needs: the guest's files but no devices, KVM, and its own descriptors."""
+    known = all_access(abi)
+    return (
+        Rule(path=guest_root, access=known & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV)),
+        Rule(path=kvm, access=known & (READ_FILE | WRITE_FILE | IOCTL_DEV)),
+        Rule(path=descriptors, access=READ_FILE | READ_DIR),
+    )
+
+
+def restrict(libc: Libc, allowed: tuple[Rule, ...], abi: int) -> None:
+    """Deny this process all but the rules: other files, every TCP port, processes outside.
+
+    Raises OSError.
+    """
+    if not abi:
+        return
+    attributes = RulesetAttributes(
+        all_access(abi),
+        NET_BIND_AND_CONNECT if abi >= 4 else 0,
+        SCOPE_ABSTRACT_UNIX_AND_SIGNAL if abi >= 6 else 0,
+    )
+    # An older kernel takes the longer struct as long as what it does not know is 0.
+    ruleset = libc.landlock_create_ruleset(ctypes.byref(attributes), ctypes.sizeof(attributes), 0)
+    for rule in allowed:
+        path = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
+        beneath = PathBeneath(rule.access, path)
+        libc.landlock_add_rule(ruleset, RULE_PATH_BENEATH, ctypes.byref(beneath), 0)
+        os.close(path)
+    libc.landlock_restrict_self(ruleset, 0)
+    os.close(ruleset)

@@ -1,0 +1,229 @@
+"""The network policy, as the supervisor enforces it on the VMM's sockets.
+
+Guest sockets are made in the VMM, so bind(2), connect(2) and listen(2) of the VMM are what the
+guest may do. The seccomp filter stops each such call and tells the supervisor, which reads the
+address once, asks the policy, and makes the call itself on the same socket: the VMM can't change
+an address between the check and the use. No byte of a connection passes here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from ctypes import Structure, c_int32, c_int64, c_uint32, c_uint64
+
+from krunclient import address
+from krunclient.address import Endpoint
+from krunclient.bindings.libc import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_IPV6,
+    IPV6_V6ONLY,
+    SO_REUSEADDR,
+    SO_REUSEPORT,
+    SOCK_CLOEXEC,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    set_option,
+)
+from krunclient.record import Record
+from krunclient.sandbox.seccomp import AUDIT_ARCHITECTURES, SYSCALLS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from krunclient.bindings.libc import Libc
+
+# <linux/seccomp.h>
+NOTIF_RECV = 0xC0502100
+NOTIF_SEND = 0xC0182101
+NOTIF_ID_VALID = 0x40082102
+NOTIF_ADDFD = 0x40182103
+ADDFD_FLAG_SETFD = 1
+
+MAX_SOCKADDR_BYTES = 128  # struct sockaddr_storage
+
+
+class Policy(Record):
+    """What the guest may do with sockets. All else is refused.
+
+    libkrun is told to map the guest's port to the same number, so that a bind to that number
+    is the guest's own listener and no other; `listen` is where it really goes.
+    """
+
+    guest_port: int
+    listen: Endpoint
+    allow: tuple[Endpoint, ...]
+
+    def may_listen(self, wanted: Endpoint | None) -> bool:
+        return wanted is not None and wanted.port == self.guest_port
+
+    def may_connect(self, wanted: Endpoint | None) -> bool:
+        return wanted is not None and wanted in self.allow
+
+
+class Notification(Structure):
+    """struct seccomp_notif, with its struct seccomp_data."""
+
+    _fields_ = (
+        ("id", c_uint64),
+        ("pid", c_uint32),
+        ("flags", c_uint32),
+        ("number", c_int32),
+        ("architecture", c_uint32),
+        ("instruction_pointer", c_uint64),
+        ("arguments", c_uint64 * 6),
+    )
+
+
+class Response(Structure):
+    """struct seccomp_notif_resp."""
+
+    _fields_ = (("id", c_uint64), ("value", c_int64), ("error", c_int32), ("flags", c_uint32))
+
+
+class AddDescriptor(Structure):
+    """struct seccomp_notif_addfd."""
+
+    _fields_ = (
+        ("id", c_uint64),
+        ("flags", c_uint32),
+        ("source", c_uint32),
+        ("target", c_uint32),
+        ("target_flags", c_uint32),
+    )
+
+
+class RefusedError(Exception):
+    """The call gets this errno."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Warden:
+    """Answers the notifications of one VMM."""
+
+    def __init__(
+        self, libc: Libc, policy: Policy, machine: str, process: int, pidfd: int, listener: int
+    ) -> None:
+        """Raises OSError where the VMM's memory can't be read."""
+        self._libc = libc
+        self._policy = policy
+        self._pidfd = pidfd
+        self._memory = os.open(f"/proc/{process}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        column = list(AUDIT_ARCHITECTURES).index(machine)
+        self._calls = {
+            SYSCALLS["bind"][column]: self._bind,
+            SYSCALLS["connect"][column]: self._connect,
+            SYSCALLS["listen"][column]: self._listen,
+        }
+        self.listener = listener
+
+    def answer(self) -> None:
+        """Take one notification and answer it. A call that was interrupted meanwhile is gone."""
+        notification = Notification()
+        try:
+            self._libc.ioctl(self.listener, NOTIF_RECV, ctypes.byref(notification))
+        except OSError:
+            return
+        try:
+            self._calls[notification.number](notification)
+            code = 0
+        except RefusedError as refused:
+            code = refused.code
+        except OSError as error:
+            code = error.errno or errno.EPERM
+        response = Response(notification.id, 0, -code, 0)
+        try:
+            self._libc.ioctl(self.listener, NOTIF_SEND, ctypes.byref(response))
+        except OSError:
+            pass
+
+    def _bind(self, notification: Notification) -> None:
+        wanted = self._address(notification)
+        if not self._policy.may_listen(wanted):
+            raise RefusedError(errno.EACCES)
+        socket = self._socket(notification)
+        try:
+            listen = self._policy.listen
+            family = self._family(socket)
+            if family == AF_INET and listen.family == AF_INET6:
+                socket = self._replace(notification, socket)
+                family = AF_INET6
+            set_option(self._libc, socket, SOL_SOCKET, SO_REUSEADDR, 1)
+            # libkrun sets it, and would share the port with whoever sets it too.
+            set_option(self._libc, socket, SOL_SOCKET, SO_REUSEPORT, 0)
+            if family == AF_INET6:
+                set_option(self._libc, socket, IPPROTO_IPV6, IPV6_V6ONLY, 0)
+            sockaddr = listen.sockaddr(family)
+            self._libc.bind(socket, sockaddr, len(sockaddr))
+        finally:
+            os.close(socket)
+
+    def _listen(self, notification: Notification) -> None:
+        """listen(2) without a bind would take a port of the kernel's choice."""
+        socket = self._socket(notification)
+        try:
+            if self._local(socket) != self._policy.listen:
+                raise RefusedError(errno.EACCES)
+            backlog = c_int32(notification.arguments[1]).value
+            self._libc.listen(socket, backlog)
+        finally:
+            os.close(socket)
+
+    def _connect(self, notification: Notification) -> None:
+        wanted = self._address(notification)
+        if wanted is None or not self._policy.may_connect(wanted):
+            raise RefusedError(errno.EACCES)
+        socket = self._socket(notification)
+        try:
+            # The VMM waits for the end of the connect by poll; this process must not wait.
+            os.set_blocking(socket, False)
+            sockaddr = wanted.sockaddr(self._family(socket))
+            self._libc.connect(socket, sockaddr, len(sockaddr))
+        except ValueError:
+            raise RefusedError(errno.EAFNOSUPPORT) from None
+        finally:
+            os.close(socket)
+
+    def _address(self, notification: Notification) -> Endpoint | None:
+        pointer, size = notification.arguments[1], notification.arguments[2]
+        data = os.pread(self._memory, min(size, MAX_SOCKADDR_BYTES), pointer)
+        return address.from_sockaddr(data)
+
+    def _socket(self, notification: Notification) -> int:
+        """Our own descriptor of the socket that the call is about.
+
+        The notification is checked after that: until then the process could have been another.
+        """
+        number = c_int32(notification.arguments[0]).value
+        socket = self._libc.pidfd_getfd(self._pidfd, number, 0)
+        try:
+            self._libc.ioctl(self.listener, NOTIF_ID_VALID, ctypes.byref(c_uint64(notification.id)))
+        except OSError:
+            os.close(socket)
+            raise
+        return socket
+
+    def _local(self, socket: int) -> Endpoint | None:
+        buffer = ctypes.create_string_buffer(MAX_SOCKADDR_BYTES)
+        size = c_uint32(MAX_SOCKADDR_BYTES)
+        self._libc.getsockname(socket, buffer, size)
+        return address.from_sockaddr(buffer.raw[: size.value])
+
+    def _family(self, socket: int) -> int:
+        buffer = ctypes.create_string_buffer(MAX_SOCKADDR_BYTES)
+        self._libc.getsockname(socket, buffer, c_uint32(MAX_SOCKADDR_BYTES))
+        return int.from_bytes(buffer.raw[:2], "little")
+
+    def _replace(self, notification: Notification, socket: int) -> int:
+        """Put an IPv6 socket in the place of the VMM's IPv4 one, which can't have the address."""
+        replacement = self._libc.socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0)
+        os.set_blocking(replacement, os.get_blocking(socket))
+        os.close(socket)
+        target = notification.arguments[0] & 0xFFFFFFFF
+        added = AddDescriptor(notification.id, ADDFD_FLAG_SETFD, replacement, target, os.O_CLOEXEC)
+        self._libc.ioctl(self.listener, NOTIF_ADDFD, ctypes.byref(added))
+        return replacement

@@ -1,0 +1,166 @@
+"""The VMM child, from its fork to the start of the guest: it confines itself, step by step.
+
+Each step needs what the next one takes away, so their order is the design: the user and the
+libraries first; then the namespaces and the mounts; then limits, capabilities and Landlock; and
+last the seccomp filter, under which the VM is made.
+"""
+
+from __future__ import annotations
+
+import os
+
+from krunclient import initconfig, vm
+from krunclient.bindings import libkrun
+from krunclient.bindings.libc import (
+    PR_SET_DUMPABLE,
+    PR_SET_PDEATHSIG,
+    SIG_DFL,
+    SIG_SETMASK,
+    SIGHUP,
+    SIGINT,
+    SIGKILL,
+    SIGQUIT,
+    SIGTERM,
+    SignalSet,
+)
+from krunclient.errors import ERRORS_BY_STATUS, HostError, LaunchError, VmError, reason
+from krunclient.log import write_all
+from krunclient.sandbox import landlock, mounts, privileges, seccomp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from krunclient.bindings.libc import Libc
+    from krunclient.plan import Plan
+
+STOP_SIGNALS = (SIGHUP, SIGINT, SIGQUIT, SIGTERM)
+
+# The child's descriptors beside 0, 1 and 2, which become the guest's; claims follow.
+LOG, REPORT, GO = 3, 4, 5
+LISTENER = b"listener "  # a report of this form names the descriptor of the seccomp listener
+GUEST_ROOT = f"/{mounts.GUEST}"
+
+
+def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
+    """Never returns. An error goes to the supervisor, which alone speaks to the user."""
+    try:
+        die_with(libc, supervisor)
+        # A terminal's ^C is for the supervisor, which decides what the guest hears of it.
+        os.setsid()
+        keep_descriptors(inherited)
+        for number in STOP_SIGNALS:
+            libc.signal(number, SIG_DFL)
+        libc.sigprocmask(SIG_SETMASK, SignalSet(), None)
+        if plan.user is not None:
+            privileges.become(plan.user)
+            die_with(libc, supervisor)  # a change of user has undone it
+        krun = libkrun.load(libc, plan.libraries.libkrun, plan.libraries.libkrunfw)
+        config = initconfig.encode(plan, libkrun.init_dialect(krun))
+        root = confine(plan, libc, krun, config) if plan.sandbox else plan.root_path
+        vm.start(plan, libc, krun, config, root, LOG)
+    except LaunchError as error:
+        report(error)
+    except OSError as error:
+        report(
+            HostError(
+                "the VMM can't be set up",
+                plan.root_path,
+                error.strerror or reason(error),
+                "see what this host lacks by krunclient --check",
+            )
+        )
+    except BaseException as error:
+        report(
+            VmError(
+                "the VM could not be created",
+                plan.root_path,
+                type(error).__name__,
+                "this is a fault of krunclient: please report it",
+            )
+        )
+    finally:
+        os._exit(VmError.status)
+
+
+def die_with(libc: Libc, supervisor: int) -> None:
+    """Let the kernel kill this process when the supervisor is gone, prctl(2)."""
+    libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    if os.getppid() != supervisor:
+        os._exit(VmError.status)  # it died before the line above; nobody is left to be told
+
+
+def keep_descriptors(inherited: tuple[int, ...]) -> None:
+    """Leave the child 0 to 2 and these, from LOG on, and nothing else."""
+    above = max(*inherited, LOG + len(inherited)) + 1
+    for position, descriptor in enumerate(inherited):
+        os.dup2(descriptor, above + position, inheritable=False)
+    for position in range(len(inherited)):
+        os.dup2(above + position, LOG + position, inheritable=False)
+    os.closerange(LOG + len(inherited), os.sysconf("SC_OPEN_MAX"))
+
+
+def confine(plan: Plan, libc: Libc, krun: libkrun.Krun, config: bytes) -> str:
+    """Put every wall around this process. Returns where the guest's root is now.
+
+    Raises LaunchError or OSError.
+    """
+    if plan.user is not None:
+        from krunclient import host
+
+        host.check_kvm()
+    unprivileged = os.geteuid() != 0
+    in_memory = krun.has("krun_fs_add_overlay_file")
+    steps = mounts.operations(
+        plan.files,
+        user_namespace=unprivileged,
+        config_file=None if in_memory else initconfig.PATH,
+    )
+    # A process without privileges that can't be dumped can't be supervised by another one.
+    libc.prctl(PR_SET_DUMPABLE, int(unprivileged), 0, 0, 0)
+    privileges.enter_namespaces(libc)
+    sources = mounts.open_sources(steps)
+    mounts.perform(libc, steps, sources, config)
+    for descriptor in sources.values():
+        os.close(descriptor)
+    privileges.set_limits(libc, plan.memory_mib)
+    privileges.drop_capabilities(libc)
+    abi = landlock.version(libc)
+    allowed = landlock.rules(GUEST_ROOT, "/dev/kvm", "/proc/self/fd", abi) if abi else ()
+    landlock.restrict(libc, allowed, abi)
+    libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)  # a change of capabilities has undone it
+    wait_for_supervision(libc, plan.machine)
+    return GUEST_ROOT
+
+
+def wait_for_supervision(libc: Libc, machine: str) -> None:
+    """Install the filter, hand its listener to the supervisor, and keep no hold of it.
+
+    Whoever has the listener decides on the calls that the filter stops: the VMM must not.
+    """
+    try:
+        listener = seccomp.install(libc, seccomp.assemble(machine, os.getpid()))
+    except OSError as error:
+        raise HostError(
+            "the sandbox can't be made",
+            "a seccomp filter with notifications",
+            reason(error),
+            "use Linux 5.11 or later with CONFIG_SECCOMP_FILTER",
+        ) from None
+    write_all(REPORT, LISTENER + b"%d\n" % listener)
+    if not os.read(GO, 1):
+        os._exit(VmError.status)  # the supervisor is gone
+    os.close(listener)
+    os.close(GO)
+
+
+def report(error: LaunchError) -> None:
+    """Tell the supervisor. The fields are short enough for the pipe to take them at once."""
+    fields = (str(error.status), *(field[:1000] for field in error.args))
+    write_all(REPORT, "\0".join(fields).encode("utf-8", "surrogateescape"))
+
+
+def error_from(data: bytes) -> LaunchError:
+    """What `report` wrote."""
+    status, what, thing, why, remedy = data.decode("utf-8", "surrogateescape").split("\0")
+    return ERRORS_BY_STATUS[int(status)](what, thing, why, remedy)
