@@ -60,7 +60,7 @@ OPTIONS = (
         name="--env",
         metavar="NAME[=VALUE]",
         repeatable=True,
-        help="one more variable for the guest; without =VALUE its value is krunclient's own",
+        help="one more variable; without =VALUE, with krunclient's own value",
     ),
     Option(name="--libkrun", metavar="PATH", help="the libkrun to load, an absolute path"),
     Option(name="--libkrunfw", metavar="PATH", help="the libkrunfw to load, an absolute path"),

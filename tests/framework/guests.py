@@ -16,6 +16,7 @@ import debian  # isort: skip
 BUSYBOX = GUESTS / "busybox"
 CADDY = GUESTS / "caddy"
 LIBZSTD = GUESTS / "libzstd.so.1"  # which Debian's caddy is linked to
+PROBE = GUESTS / "probe"
 SOURCES = TOP / "tests/guests"
 
 

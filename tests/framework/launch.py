@@ -141,6 +141,7 @@ def busybox_root(directory: Path, script: str | None = None) -> Path:
     """A root that holds busybox, and a shell script as /bin/app where one is given."""
     (directory / "bin").mkdir(parents=True)
     shutil.copy2(guests.BUSYBOX, directory / "bin/busybox")
+    shutil.copy2(guests.PROBE, directory / "bin/probe")
     (directory / "bin/sh").symlink_to("busybox")
     if script is not None:
         write_app(directory, f"#!/bin/sh\nexport PATH=/bin\nbusybox --install -s /bin\n{script}\n")

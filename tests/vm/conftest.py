@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import Launcher, busybox_root
+from tests.framework.launch import Launcher, busybox_root, open_to
 from tests.framework.paths import EXECUTABLE
+
+USER = 4242
 
 # An overlay can't stand on another overlay, which /tmp of an emulated host is.
 SCRATCH = Path("/dev/shm/krunclient-tests")
@@ -43,6 +47,19 @@ def launcher(scratch: Path) -> Launcher:
     )
 
 
+@pytest.fixture(params=["root", "user"])
+def any_launcher(launcher: Launcher, scratch: Path, request: pytest.FixtureRequest) -> Launcher:
+    """krunclient started as root, and as a user who is nobody special."""
+    if request.param == "root":
+        return launcher
+    cache = scratch / "user-cache"
+    if not cache.exists():
+        cache.mkdir(mode=0o700)
+        os.chown(cache, USER, USER)
+    environment = {**launcher.environment, "XDG_CACHE_HOME": str(cache)}
+    return replace(launcher, environment=environment, user=USER)
+
+
 @pytest.fixture
 def new_root(scratch: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Path]]:
     """Makes roots that hold busybox, and removes them after the test."""
@@ -52,7 +69,13 @@ def new_root(scratch: Path, request: pytest.FixtureRequest) -> Iterator[Callable
     def make(script: str | None = None) -> Path:
         directory = scratch / f"{request.node.name[:40]}-{next(numbers)}"
         made.append(directory)
-        return busybox_root(directory, script)
+        root = busybox_root(directory, script)
+        if (
+            "any_launcher" in request.fixturenames
+            and request.node.callspec.params.get("any_launcher") == "user"
+        ):
+            open_to(USER, root)
+        return root
 
     yield make
     for directory in made:

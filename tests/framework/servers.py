@@ -1,0 +1,72 @@
+"""Servers on the host that a guest may or may not reach, and what the host listens on."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+from types import TracebackType
+
+
+class Echo:
+    """Answers whatever comes with `pong`, by TCP and by UDP, and counts who came."""
+
+    def __init__(self, address: str, port: int = 0) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.visits = 0
+        self._tcp = socket.socket(family, socket.SOCK_STREAM)
+        self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._tcp.bind((address, port))
+        self._tcp.listen()
+        self.port: int = self._tcp.getsockname()[1]
+        self._udp = socket.socket(family, socket.SOCK_DGRAM)
+        self._udp.bind((address, self.port))
+
+    def __enter__(self) -> Echo:
+        threading.Thread(target=self._serve_tcp, daemon=True).start()
+        threading.Thread(target=self._serve_udp, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for one in (self._tcp, self._udp):
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            one.close()
+
+    def _serve_tcp(self) -> None:
+        while True:
+            try:
+                connection, _ = self._tcp.accept()
+            except OSError:
+                return
+            self.visits += 1
+            connection.sendall(b"pong\n")
+            connection.close()
+
+    def _serve_udp(self) -> None:
+        while True:
+            try:
+                _, peer = self._udp.recvfrom(100)
+                self.visits += 1
+                self._udp.sendto(b"pong", peer)
+            except OSError:
+                return
+
+
+def sockets() -> set[str]:
+    """What the host listens on, and its unconnected UDP and raw sockets: kind, address:port."""
+    found = set()
+    for kind in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6"):
+        for line in Path("/proc/net", kind).read_text().splitlines()[1:]:
+            fields = line.split()
+            listening = fields[3] == "0A" if kind.startswith("tcp") else True
+            if listening:
+                found.add(f"{kind} {fields[1]}")
+    return found

@@ -1,0 +1,148 @@
+/*
+ * A guest that tries what it should not. `probe COMMAND ARGUMENT...` prints one line: the command
+ * line and what came of it, "ok" or the name of the errno.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+static socklen_t address(const char *ip, const char *port, struct sockaddr_storage *to)
+{
+    struct sockaddr_in *four = (void *)to;
+    struct sockaddr_in6 *six = (void *)to;
+
+    memset(to, 0, sizeof(*to));
+    if (inet_pton(AF_INET, ip, &four->sin_addr) == 1) {
+        four->sin_family = AF_INET;
+        four->sin_port = htons(atoi(port));
+        return sizeof(*four);
+    }
+    if (inet_pton(AF_INET6, ip, &six->sin6_addr) != 1)
+        exit(3);
+    six->sin6_family = AF_INET6;
+    six->sin6_port = htons(atoi(port));
+    return sizeof(*six);
+}
+
+static int wait_for(int fd, short events, int milliseconds)
+{
+    struct pollfd one = {.fd = fd, .events = events};
+    return poll(&one, 1, milliseconds) == 1;
+}
+
+/* Connect, send a line, and see whether anything comes back. */
+static int try_connect(const char *ip, const char *port)
+{
+    struct sockaddr_storage to;
+    socklen_t size = address(ip, port, &to);
+    int fd = socket(to.ss_family, SOCK_STREAM, 0);
+    char answer[64];
+
+    if (fd < 0 || connect(fd, (void *)&to, size) < 0)
+        return -1;
+    if (write(fd, "ping\n", 5) != 5)
+        return -1;
+    if (!wait_for(fd, POLLIN, 5000)) {
+        errno = ETIMEDOUT;
+        return -1;
+    }
+    return read(fd, answer, sizeof(answer)) > 0 ? 0 : -1;
+}
+
+static int try_udp(const char *ip, const char *port)
+{
+    struct sockaddr_storage to;
+    socklen_t size = address(ip, port, &to);
+    int fd = socket(to.ss_family, SOCK_DGRAM, 0);
+    char answer[64];
+
+    if (fd < 0 || sendto(fd, "ping", 4, 0, (void *)&to, size) < 0)
+        return -1;
+    if (!wait_for(fd, POLLIN, 2000)) {
+        errno = ETIMEDOUT;
+        return -1;
+    }
+    return recv(fd, answer, sizeof(answer), 0) > 0 ? 0 : -1;
+}
+
+/* Listen in a child that stays. */
+static int try_listen(const char *ip, const char *port, int kind)
+{
+    struct sockaddr_storage at;
+    socklen_t size = address(ip, port, &at);
+    int fd = socket(at.ss_family, kind, 0);
+
+    if (fd < 0 || bind(fd, (void *)&at, size) < 0)
+        return -1;
+    if (kind == SOCK_STREAM && listen(fd, 16) < 0)
+        return -1;
+    if (fork() == 0) {
+        for (;;) {
+            if (kind == SOCK_STREAM) {
+                int connection = accept(fd, NULL, NULL);
+                if (connection >= 0 && write(connection, "pong\n", 5) > 0)
+                    close(connection);
+            } else {
+                pause();
+            }
+        }
+    }
+    return 0;
+}
+
+static int try_handle(const char *path)
+{
+    struct {
+        struct file_handle head;
+        unsigned char bytes[128];
+    } handle = {.head.handle_bytes = 128};
+    int mount, fd = open("/", O_RDONLY | O_DIRECTORY);
+
+    /* The inode of a file system's root is 2 or 1 in most; the kind is that of ext4 and others. */
+    if (name_to_handle_at(AT_FDCWD, path, &handle.head, &mount, 0) < 0)
+        return -1;
+    memset(handle.bytes, 0, sizeof(handle.bytes));
+    handle.bytes[0] = 2;
+    handle.head.handle_bytes = 8;
+    handle.head.handle_type = 1;
+    return open_by_handle_at(fd, &handle.head, O_RDONLY) < 0 ? -1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *what = argc > 1 ? argv[1] : "";
+    const char *one = argc > 2 ? argv[2] : "";
+    const char *two = argc > 3 ? argv[3] : "";
+    int result = -1;
+
+    errno = 0;
+    if (!strcmp(what, "connect"))
+        result = try_connect(one, two);
+    else if (!strcmp(what, "udp"))
+        result = try_udp(one, two);
+    else if (!strcmp(what, "listen"))
+        result = try_listen(one, two, SOCK_STREAM);
+    else if (!strcmp(what, "listen-udp"))
+        result = try_listen(one, two, SOCK_DGRAM);
+    else if (!strcmp(what, "raw"))
+        result = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) < 0 ? -1 : 0;
+    else if (!strcmp(what, "mknod"))
+        result = mknod(one, S_IFCHR | 0600, makedev(1, 5));
+    else if (!strcmp(what, "handle"))
+        result = try_handle(one);
+    for (int i = 1; i < argc; i++)
+        printf("%s%s", i > 1 ? " " : "", argv[i]);
+    printf(": %s\n", result == 0 ? "ok" : errno ? strerrorname_np(errno) : "EOF");
+    fflush(stdout);
+    return 0;
+}

@@ -1,0 +1,197 @@
+"""The guest's network is its one port and the list of what it may connect to."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.framework.launch import Launcher, Server
+from tests.framework.servers import Echo, sockets
+
+NewRoot = Callable[..., Path]
+HTTPD = "mkdir -p /www; echo hello >/www/index.html; "
+
+
+def results(stdout: bytes) -> dict[str, str]:
+    lines = stdout.decode().splitlines()
+    return dict(line.rsplit(": ", 1) for line in lines if ": " in line)
+
+
+def test_a_guest_reaches_what_is_allowed_and_nothing_else(
+    any_launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    with (
+        Echo("127.0.0.1") as allowed,
+        Echo("127.0.0.1") as other,
+        Echo("::1") as six,
+        Echo("::1") as allowed_six,
+        Echo("127.0.0.2") as elsewhere,
+    ):
+        attempts = {
+            f"connect 127.0.0.1 {allowed.port}": "ok",
+            f"connect ::ffff:127.0.0.1 {allowed.port}": "ok",  # the same endpoint
+            f"connect ::1 {allowed_six.port}": "ok",
+            f"connect 127.0.0.1 {other.port}": "EACCES",
+            f"connect 127.0.0.2 {elsewhere.port}": "EACCES",
+            f"connect 127.0.0.2 {allowed.port}": "EACCES",
+            f"connect 0.0.0.0 {other.port}": "EACCES",
+            f"connect ::1 {six.port}": "EACCES",
+            f"connect ::ffff:127.0.0.1 {other.port}": "EACCES",
+            "connect 169.254.169.254 80": "EACCES",
+            "connect 10.0.0.1 53": "EACCES",
+            "connect 2001:db8::1 80": "EACCES",
+        }
+        refused = {
+            f"udp 127.0.0.1 {allowed.port}",
+            f"udp 127.0.0.1 {other.port}",
+            f"udp ::1 {six.port}",
+            "udp 10.0.0.1 53",
+        }
+        script = "\n".join(f"probe {attempt}" for attempt in (*attempts, *refused))
+        ended = any_launcher.run(
+            f"--allow=127.0.0.1:{allowed.port}",
+            f"--allow=[::1]:{allowed_six.port}",
+            new_root(script),
+            str(port),
+        )
+        found = results(ended.stdout)
+        assert {attempt: found[attempt] for attempt in attempts} == attempts
+        assert all(found[attempt] != "ok" for attempt in refused), found
+        assert (allowed.visits, allowed_six.visits) == (2, 1)
+        assert (other.visits, six.visits, elsewhere.visits) == (0, 0, 0)
+
+
+def test_allow_none_allows_nothing(launcher: Launcher, new_root: NewRoot, port: int) -> None:
+    with Echo("127.0.0.1", 8443) as internal:
+        root = new_root("probe connect 127.0.0.1 8443")
+        found = results(launcher.run("--allow=none", root, str(port)).stdout)
+        assert found["connect 127.0.0.1 8443"] == "EACCES"
+        assert internal.visits == 0
+
+
+def test_the_internal_host_resolves_and_answers_by_default(
+    any_launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    with Echo("127.0.0.1", 8443) as internal:
+        root = new_root("echo ping | nc internal.yesterday.localhost 8443")
+        (root / "etc").mkdir()
+        (root / "etc/hosts").write_text("127.0.0.1 internal.yesterday.localhost\n")
+        ended = any_launcher.run(root, str(port))
+        assert (ended.stdout, internal.visits) == (b"pong\n", 1)
+
+
+def test_listening_on_other_ports_opens_nothing_on_the_host(
+    any_launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    listeners = [
+        "listen 0.0.0.0 8080",
+        "listen :: 8081",
+        "listen 127.0.0.1 8082",
+        f"listen 0.0.0.0 {port}",
+        "listen 0.0.0.0 0",
+        "listen-udp 0.0.0.0 5353",
+        "listen-udp :: 5354",
+    ]
+    script = "\n".join(f"probe {one}" for one in listeners)
+    script += f"\n{HTTPD}exec httpd -f -p 80 -h /www"
+    before = sockets()
+    with any_launcher.serve(new_root(script), port) as server:
+        assert server.get() == b"hello\n"
+        new = sockets() - before
+        # An IPv6 socket that is bound to the mapped IPv4 loopback address.
+        assert {one.split()[1].rsplit(":", 1)[1] for one in new} == {f"{port:04X}"}, new
+        assert len(new) == 1
+        assert server.get() == b"hello\n"
+
+
+@pytest.mark.parametrize("host", ["::1", "0.0.0.0", "127.0.0.2"])
+@pytest.mark.parametrize("family", ["4", "6"])
+def test_the_port_is_opened_on_the_bind_address_alone(
+    launcher: Launcher, new_root: NewRoot, port: int, host: str, family: str
+) -> None:
+    where = "0.0.0.0:80" if family == "4" else "[::]:80"
+    root = new_root(f"{HTTPD}exec httpd -f -p {where} -h /www")
+    before = sockets()
+    server = Server(launcher.start(f"--bind={host}", root, str(port)), port)
+    try:
+        url_host = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                assert server.get(host=url_host) == b"hello\n"
+                break
+            except OSError:
+                assert server.process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        new = sockets() - before
+        assert len(new) == 1
+        others = {"::1": "127.0.0.1", "127.0.0.2": "127.0.0.1", "0.0.0.0": "::1"}
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((others[host], port), timeout=5)
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
+def test_two_on_one_port_and_one_beside_a_sharing_listener_are_75(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root(f"{HTTPD}exec httpd -f -p 80 -h /www")
+    with launcher.serve(root, port) as first:
+        second = launcher.run(root, str(port))
+        assert second.status == 75
+        assert second.seconds < 3
+        assert launcher.run("--bind=127.0.0.2", root, str(port)).status == 75
+        assert first.get() == b"hello\n"
+    with socket.socket() as sharing:
+        sharing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sharing.bind(("127.0.0.1", port))
+        sharing.listen()
+        assert launcher.run(root, str(port)).status == 75
+
+
+def test_a_second_start_before_the_guest_listens_is_75_as_well(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    process = launcher.start(new_root("sleep 100"), str(port))
+    time.sleep(2)
+    assert launcher.run(new_root("true"), str(port)).status == 75
+    process.kill()
+    process.communicate()
+
+
+def test_a_port_whose_connections_are_in_time_wait_starts_again_at_once(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root(f"{HTTPD}exec httpd -f -p 80 -h /www")
+    with launcher.serve(root, port) as server:
+        # The host's end closes last, so the state stays on the port: the server's side closes.
+        assert server.get() == b"hello\n"
+    with launcher.serve(root, port) as server:
+        assert server.get() == b"hello\n"
+
+
+def test_many_half_open_connections_leave_a_neighbour_alone(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    script = f"{HTTPD}exec httpd -f -p 80 -h /www"
+    neighbour = 40000 + port % 1000
+    with launcher.serve(new_root(script), port), launcher.serve(new_root(script), neighbour) as two:
+        held = []
+        for _ in range(2000):
+            one = socket.socket()
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+            held.append(one)
+        try:
+            assert two.get(timeout=30) == b"hello\n"
+        finally:
+            for one in held:
+                one.close()
