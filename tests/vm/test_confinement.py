@@ -1,0 +1,131 @@
+"""What the host's /proc says of a running VMM: nothing that it does not need."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from krunclient.sandbox.privileges import KEPT_CAPABILITIES
+from tests.framework.launch import Launcher, Server
+from tests.vm.conftest import USER
+
+NewRoot = Callable[..., Path]
+SECRET = "5ecret-that-must-not-be-found"
+SCRIPT = "mkdir -p /www; echo hello >/www/index.html; exec httpd -f -p 80 -h /www"
+
+
+@pytest.fixture
+def server(any_launcher: Launcher, new_root: NewRoot, port: int) -> Iterator[Server]:
+    secrets = {"INTERNAL_SECRET": SECRET, "HOST": SECRET}
+    started = any_launcher.serve(new_root(SCRIPT), port, f"--env=OTHER={SECRET}", env=secrets)
+    with started as running:
+        yield running
+
+
+def vmm_of(server: Server) -> Path:
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+    (child,) = children.split()
+    return Path("/proc", child)
+
+
+def status_of(process: Path) -> dict[str, str]:
+    lines = (process / "status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_the_vmm_has_no_privilege_that_it_does_not_need(server: Server) -> None:
+    vmm = vmm_of(server)
+    kept = sum(1 << number for number in KEPT_CAPABILITIES.values())
+    for thread in (vmm / "task").iterdir():
+        status = status_of(thread)
+        assert int(status["CapEff"], 16) & ~kept == 0
+        assert int(status["CapPrm"], 16) & ~kept == 0
+        assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+        assert int(status["CapBnd"], 16) & ~kept == 0
+        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+    limits = (vmm / "limits").read_text()
+    (core,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
+    assert core.split()[4:6] == ["1", "1"]
+
+
+def test_the_vmm_sees_no_file_of_the_host_but_the_guests_and_kvm(server: Server) -> None:
+    vmm = vmm_of(server)
+    root = vmm / "root"
+    assert sorted(path.name for path in root.iterdir()) == [
+        "dev",
+        "guest",
+        "layer",
+        "lower",
+        "proc",
+    ]
+    assert [path.name for path in (root / "dev").iterdir()] == ["kvm"]
+    assert not list((root / "lower").iterdir())
+    assert not list((root / "layer").iterdir())
+    targets = [line.split()[4] for line in (vmm / "mountinfo").read_text().splitlines()]
+    assert sorted(targets) == ["/", "/dev/kvm", "/guest", "/proc/self/fd"]
+    (top,) = (line for line in (vmm / "mountinfo").read_text().splitlines() if " / / " in line)
+    assert "ro,nosuid,nodev,noexec" in top
+
+
+def test_the_vmm_has_no_descriptor_of_the_hosts_files(server: Server) -> None:
+    allowed = ("/guest", "/dev/kvm", "/proc/", "/dev/null")
+    for descriptor in (vmm_of(server) / "fd").iterdir():
+        target = os.readlink(descriptor)
+        anonymous = not target.startswith("/")
+        assert anonymous or target.startswith(allowed) or target == "/", target
+
+
+def test_the_secret_is_nowhere_on_the_host(
+    server: Server, scratch: Path, any_launcher: Launcher
+) -> None:
+    for process in Path("/proc").glob("[0-9]*"):
+        for name in ("cmdline", "environ"):
+            try:
+                assert SECRET.encode() not in (process / name).read_bytes(), process
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    assert (vmm_of(server) / "environ").read_bytes().strip(b"\0") == b""
+    assert SECRET not in subprocess.run(["ps", "axww"], capture_output=True, text=True).stdout
+    for directory in ("/tmp", "/run", "/dev/shm", "/var/tmp"):
+        found = subprocess.run(
+            ["grep", "-rlsF", "--exclude-dir=root", SECRET, directory],
+            capture_output=True,
+            text=True,
+        )
+        assert not [line for line in found.stdout.splitlines() if "/tests/" not in line]
+
+
+def test_a_vmm_that_crashes_leaves_no_core(server: Server, scratch: Path) -> None:
+    Path("/proc/sys/kernel/core_pattern").write_text(f"{scratch}/core.%p")
+    os.kill(int(vmm_of(server).name), signal.SIGABRT)
+    _, stderr = server.process.communicate(timeout=20)
+    assert server.process.returncode == 70, stderr
+    assert not list(scratch.glob("core.*"))
+
+
+def test_nothing_remains_a_second_after_the_supervisor_was_killed(server: Server) -> None:
+    vmm = vmm_of(server)
+    server.process.kill()
+    server.process.communicate()
+    deadline = time.monotonic() + 1
+    while vmm.exists() and "Z" not in status_of(vmm)["State"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_as_root_the_vmm_runs_as_the_user_that_was_named(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root(SCRIPT)
+    with launcher.serve(root, port, f"--user={USER}:{USER}") as server:
+        status = status_of(vmm_of(server))
+        assert status["Uid"].split() == [str(USER)] * 4
+        assert status["Gid"].split() == [str(USER)] * 4
+        assert status["Groups"] == ""
+        assert server.get() == b"hello\n"

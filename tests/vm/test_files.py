@@ -1,0 +1,200 @@
+"""The guest's files are its root, the overlay and the volumes, and nothing else of the host."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.framework.launch import Launcher, open_to
+from tests.vm.conftest import USER
+
+NewRoot = Callable[..., Path]
+SECRET = "nobody in the guest may read this"
+
+
+@pytest.fixture
+def outside(scratch: Path) -> Iterator[Path]:
+    """A file of the host beside the roots, readable and writable for all."""
+    path = scratch / "outside"
+    path.write_text(SECRET)
+    path.chmod(0o666)
+    yield path
+    path.unlink()
+
+
+@pytest.fixture
+def directory(scratch: Path) -> Iterator[Path]:
+    """A directory of the host that any user may use."""
+    path = scratch / "kept"
+    path.mkdir(mode=0o755)
+    open_to(USER, path)
+    yield path
+    shutil.rmtree(path)
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Every file of a tree: kind, mode, owner, size, times, and a hash of the content."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
+        content = (
+            hashlib.sha256(path.read_bytes()).hexdigest()
+            if path.is_file() and not path.is_symlink()
+            else os.readlink(path) if path.is_symlink() else ""
+        )  # fmt: skip
+        found[str(path.relative_to(root))] = (
+            f"{status.st_mode:o} {status.st_uid}:{status.st_gid} {status.st_mtime_ns} {content}"
+        )
+    return found
+
+
+HOSTILE = """
+for path in /outside /dots /deep /absolute /../outside /proc/self/root/../outside \\
+    /proc/1/root/../../outside /host-link; do cat $path && echo "READ $path"; done
+for path in /outside /dots /absolute; do echo changed >$path && echo "WROTE $path"; done
+ln /outside /hard && echo "LINKED"
+probe mknod /mem
+probe handle /
+mkdir /m && mount -o bind / /m && cat /m/../outside && echo "READ bind"
+mount -o remount,rw / && echo "REMOUNTED"
+umount -l / && cat /outside && echo "READ unmounted"
+chroot /m /bin/sh -c 'cat ../../../../outside' && echo "READ chroot"
+for turn in 1 2 3 4 5 6 7 8 9 10; do
+    mkdir -p /race/a /race/b
+    (for i in 1 2 3 4 5 6 7 8 9; do mv /race/a/x /race/b/x; mv /race/b/x /race/a/x; done) &
+    mkdir -p /race/a/x; cat /race/a/x/../../../outside && echo "READ race"
+done
+wait
+rm -rf /bin/probe /etc /race
+echo DONE
+"""
+
+
+def test_a_guest_reads_and_writes_nothing_outside_its_root(
+    any_launcher: Launcher, new_root: NewRoot, port: int, outside: Path
+) -> None:
+    root = new_root(HOSTILE)
+    (root / "dots").symlink_to("../../../../../../../dev/shm/krunclient-tests/outside")
+    (root / "absolute").symlink_to(outside)
+    (root / "deep").symlink_to("/proc/self/cwd/../outside")
+    (root / "host-link").symlink_to("/etc/hostname")
+    (root / "etc").mkdir()
+    before = tree(root)
+    ended = any_launcher.run(root, str(port))
+    lines = ended.stdout.decode().splitlines()
+    assert lines[-1] == "DONE", ended
+    assert SECRET not in ended.stdout.decode()
+    # What it wrote by these names is its own, in the overlay: it reads back nothing of the host.
+    assert not [line for line in lines if line.startswith("READ") and "unmounted" not in line]
+    assert outside.read_text() == SECRET
+    assert tree(root) == before
+
+
+def test_the_app_sees_a_writable_root_and_its_writes_are_gone_afterwards(
+    any_launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root("cat /note; echo one >/note && cat /note && chmod 600 /note && mkdir /d")
+    before = tree(root)
+    for _ in range(2):
+        ended = any_launcher.run(root, str(port))
+        assert (ended.status, ended.stdout) == (0, b"one\n"), ended
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize("option", ["--overlay", "--state-dir"])
+def test_writes_survive_a_stop_a_panic_and_sigkill_with_an_overlay(
+    any_launcher: Launcher, new_root: NewRoot, port: int, directory: Path, option: str
+) -> None:
+    root = new_root('case "$1" in read) cat /note;; *) echo "$2" >/note; sync; eval "$1";; esac')
+    before = tree(root)
+
+    def run(*arguments: str) -> bytes:
+        ended = any_launcher.run(option, directory, root, str(port), "--", *arguments)
+        return ended.stdout
+
+    run("true", "first")
+    assert run("read") == b"first\n"
+    run("reboot -f", "second")
+    assert run("read") == b"second\n"
+    process = any_launcher.start(
+        option, directory, root, str(port), "--", "echo written; sleep 100", "third"
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"written\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert run("read") == b"third\n"
+    assert tree(root) == before
+
+
+def test_an_overlay_belongs_to_one_vm_at_a_time(
+    any_launcher: Launcher, new_root: NewRoot, port: int, directory: Path
+) -> None:
+    root = new_root("echo up; sleep 100")
+    process = any_launcher.start("--overlay", directory, root, str(port))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    second = any_launcher.run("--overlay", directory, root, str(port + 5000))
+    assert second.status == 75
+    assert "another VM has it" in second.error
+    process.kill()
+    process.communicate()
+    ended = any_launcher.run("--overlay", directory, new_root("true"), str(port))
+    assert ended.status == 0, ended
+
+
+def test_a_full_overlay_gives_the_guest_enospc_and_harms_nothing_else(
+    any_launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root(
+        "dd if=/dev/zero of=/big bs=1M count=100 2>&1 | tail -n 3\n"
+        "rm /big; i=0; while : >/f$i; do i=$((i+1)); [ $i -lt 9000 ] || break; done 2>/dev/null\n"
+        'echo "files $i"; [ -x /bin/busybox ] && echo alive'
+    )
+    ended = any_launcher.run("--overlay-size=8", root, str(port))
+    text = ended.stdout.decode() + ended.stderr.decode()
+    assert "No space left on device" in text
+    assert ended.stdout.decode().splitlines()[-1] == "alive"
+    count = int(text.split("files ")[1].split()[0])
+    assert 1000 < count < 2100
+
+
+def test_volumes_are_where_they_were_asked_for_and_read_only_where_said(
+    any_launcher: Launcher, new_root: NewRoot, port: int, scratch: Path
+) -> None:
+    odd = scratch / "odd: name,\\ with"
+    fixed = scratch / "fixed"
+    for path in (odd, fixed):
+        path.mkdir()
+        (path / "in").write_text(f"{path.name}\n")
+        open_to(USER, path)
+    root = new_root(
+        "cat /data/in /srv/deep/fixed/in; echo out >/data/out && echo wrote\n"
+        "echo x >/srv/deep/fixed/out || echo refused; mount -o remount,rw /srv/deep/fixed\n"
+        "echo x >/srv/deep/fixed/out || echo refused"
+    )
+    ended = any_launcher.run(
+        f"--volume={odd}:/data", f"--volume={fixed}:/srv/deep/fixed:ro", root, str(port)
+    )
+    assert ended.stdout.decode().splitlines() == [odd.name, "fixed", "wrote", "refused", "refused"]
+    assert (odd / "out").read_text() == "out\n"
+    assert not (fixed / "out").exists()
+    for path in (odd, fixed):
+        shutil.rmtree(path)
+
+
+def test_a_root_path_of_strange_characters_works(
+    any_launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root("echo here")
+    strange = root.with_name("a:b,c\\d e\u00e9=upperdir")
+    root.rename(strange)
+    ended = any_launcher.run(strange, str(port))
+    shutil.rmtree(strange)
+    assert ended.stdout == b"here\n", ended
