@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+LOADER_VARIABLES = (b"LD_LIBRARY_PATH", b"LD_PRELOAD", b"LD_AUDIT")  # ld.so(8)
+
 
 def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
     """Do what the command line asks for and return the exit status."""
@@ -82,8 +84,20 @@ def _open_standard_descriptors() -> None:
     os.close(descriptor)
 
 
+def _start_again_without(variables: tuple[bytes, ...]) -> None:
+    """The dynamic loader has read them for good: only a new process is free of them.
+
+    A process manager may set LD_LIBRARY_PATH to a directory of the app's, and what libkrun is
+    linked to would be looked for there first.
+    """
+    environment = {n: value for n, value in os.environb.items() if n not in variables}
+    if len(environment) < len(os.environb):
+        os.execve(sys.executable, sys.orig_argv, environment)
+
+
 def main() -> None:
     _open_standard_descriptors()
+    _start_again_without(LOADER_VARIABLES)
     status = run([os.fsencode(word) for word in sys.argv[1:]], os.environb)
     # Nothing is left to flush or to free, and an interpreter takes its time to end.
     os._exit(status)

@@ -22,8 +22,6 @@ from krunclient.bindings.libc import (
     IPV6_V6ONLY,
     SO_REUSEADDR,
     SO_REUSEPORT,
-    SOCK_CLOEXEC,
-    SOCK_STREAM,
     SOL_SOCKET,
     set_option,
 )
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 NOTIF_RECV = 0xC0502100
 NOTIF_SEND = 0xC0182101
 NOTIF_ID_VALID = 0x40082102
-NOTIF_ADDFD = 0x40182103
-ADDFD_FLAG_SETFD = 1
 
 MAX_SOCKADDR_BYTES = 128  # struct sockaddr_storage
 
@@ -80,18 +76,6 @@ class Response(Structure):
     """struct seccomp_notif_resp."""
 
     _fields_ = (("id", c_uint64), ("value", c_int64), ("error", c_int32), ("flags", c_uint32))
-
-
-class AddDescriptor(Structure):
-    """struct seccomp_notif_addfd."""
-
-    _fields_ = (
-        ("id", c_uint64),
-        ("flags", c_uint32),
-        ("source", c_uint32),
-        ("target", c_uint32),
-        ("target_flags", c_uint32),
-    )
 
 
 class RefusedError(Exception):
@@ -150,8 +134,7 @@ class Warden:
             listen = self._policy.listen
             family = self._family(socket)
             if family == AF_INET and listen.family == AF_INET6:
-                socket = self._replace(notification, socket)
-                family = AF_INET6
+                raise RefusedError(errno.EAFNOSUPPORT)
             set_option(self._libc, socket, SOL_SOCKET, SO_REUSEADDR, 1)
             # libkrun sets it, and would share the port with whoever sets it too.
             set_option(self._libc, socket, SOL_SOCKET, SO_REUSEPORT, 0)
@@ -217,13 +200,3 @@ class Warden:
         buffer = ctypes.create_string_buffer(MAX_SOCKADDR_BYTES)
         self._libc.getsockname(socket, buffer, c_uint32(MAX_SOCKADDR_BYTES))
         return int.from_bytes(buffer.raw[:2], "little")
-
-    def _replace(self, notification: Notification, socket: int) -> int:
-        """Put an IPv6 socket in the place of the VMM's IPv4 one, which can't have the address."""
-        replacement = self._libc.socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0)
-        os.set_blocking(replacement, os.get_blocking(socket))
-        os.close(socket)
-        target = notification.arguments[0] & 0xFFFFFFFF
-        added = AddDescriptor(notification.id, ADDFD_FLAG_SETFD, replacement, target, os.O_CLOEXEC)
-        self._libc.ioctl(self.listener, NOTIF_ADDFD, ctypes.byref(added))
-        return replacement

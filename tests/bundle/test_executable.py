@@ -146,3 +146,20 @@ def test_the_licences_and_origins_travel_inside(launcher: Launcher, cache: Path)
     licences = extracted(cache) / "site-packages/krunclient/bundled/licences"
     names = {path.name for path in licences.iterdir()}
     assert {"ORIGINS.md", "Apache-2.0.txt", "GPL-2.0-only.txt", "LGPL-2.1-only.txt"} <= names
+
+
+def test_a_start_with_loader_variables_is_made_again_without_them(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    # The loader tells on stderr which file it looked for on whose behalf.
+    variables = {"LD_LIBRARY_PATH": str(tmp_path / "app/lib"), "LD_DEBUG": "libs"}
+    ended = launcher.run("--check", env=variables)
+    by_process: dict[str, list[str]] = {}
+    for line in ended.stderr.decode().splitlines():
+        process, _, text = line.strip().partition(":")
+        by_process.setdefault(process, []).append(text)
+    # exec keeps the process id: the search path is looked through until the second start only.
+    (lines,) = by_process.values()
+    last = max(number for number, text in enumerate(lines) if str(tmp_path / "app/lib") in text)
+    libkrun = min(number for number, text in enumerate(lines) if "libkrun" in text)
+    assert last < libkrun

@@ -22,7 +22,8 @@ def test_the_plan_is_one_json_object_with_the_secret_hidden(launcher: Launcher, 
         return
     plan = json.loads(ended.stdout)
     assert plan["root_path"] == str(root)
-    assert (plan["host_port"], plan["guest_port"], plan["memory_mib"]) == (30555, 80, 256)
+    assert (plan["guest_port"], plan["memory_mib"]) == (80, 256)
+    assert plan["policy"] == {"listen": "127.0.0.1:30555", "allow": ["127.0.0.1:8443"]}
     assert plan["app_arguments"] == ["x y"]
     assert plan["variables"]["INTERNAL_SECRET"] == plan["variables"]["A"] == "***"
     assert plan["libraries"]["origin"] == "bundled"

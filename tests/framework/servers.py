@@ -54,6 +54,8 @@ class Echo:
         while True:
             try:
                 _, peer = self._udp.recvfrom(100)
+                if peer is None:  # shut down
+                    return
                 self.visits += 1
                 self._udp.sendto(b"pong", peer)
             except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 import time
@@ -34,7 +35,8 @@ def test_a_guest_reaches_what_is_allowed_and_nothing_else(
     ):
         attempts = {
             f"connect 127.0.0.1 {allowed.port}": "ok",
-            f"connect ::ffff:127.0.0.1 {allowed.port}": "ok",  # the same endpoint
+            # The same endpoint to the kernel, but not to libkrun's own policy.
+            f"connect ::ffff:127.0.0.1 {allowed.port}": "EACCES",
             f"connect ::1 {allowed_six.port}": "ok",
             f"connect 127.0.0.1 {other.port}": "EACCES",
             f"connect 127.0.0.2 {elsewhere.port}": "EACCES",
@@ -62,7 +64,7 @@ def test_a_guest_reaches_what_is_allowed_and_nothing_else(
         found = results(ended.stdout)
         assert {attempt: found[attempt] for attempt in attempts} == attempts
         assert all(found[attempt] != "ok" for attempt in refused), found
-        assert (allowed.visits, allowed_six.visits) == (2, 1)
+        assert (allowed.visits, allowed_six.visits) == (1, 1)
         assert (other.visits, six.visits, elsewhere.visits) == (0, 0, 0)
 
 
@@ -109,8 +111,11 @@ def test_listening_on_other_ports_opens_nothing_on_the_host(
         assert server.get() == b"hello\n"
 
 
-@pytest.mark.parametrize("host", ["::1", "0.0.0.0", "127.0.0.2"])
-@pytest.mark.parametrize("family", ["4", "6"])
+# A listener for IPv4 alone can't have an IPv6 address.
+@pytest.mark.parametrize(
+    ("host", "family"),
+    [("::1", "6"), ("0.0.0.0", "4"), ("0.0.0.0", "6"), ("127.0.0.2", "4"), ("127.0.0.2", "6")],
+)
 def test_the_port_is_opened_on_the_bind_address_alone(
     launcher: Launcher, new_root: NewRoot, port: int, host: str, family: str
 ) -> None:
@@ -151,9 +156,9 @@ def test_two_on_one_port_and_one_beside_a_sharing_listener_are_75(
         assert first.get() == b"hello\n"
     with socket.socket() as sharing:
         sharing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sharing.bind(("127.0.0.1", port))
+        sharing.bind(("127.0.0.1", 0))
         sharing.listen()
-        assert launcher.run(root, str(port)).status == 75
+        assert launcher.run(root, str(sharing.getsockname()[1])).status == 75
 
 
 def test_a_second_start_before_the_guest_listens_is_75_as_well(
@@ -183,8 +188,10 @@ def test_many_half_open_connections_leave_a_neighbour_alone(
     script = f"{HTTPD}exec httpd -f -p 80 -h /www"
     neighbour = 40000 + port % 1000
     with launcher.serve(new_root(script), port), launcher.serve(new_root(script), neighbour) as two:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         held = []
-        for _ in range(2000):
+        for _ in range(10_000):
             one = socket.socket()
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             one.setblocking(False)
