@@ -6,7 +6,8 @@ The package is read in the order in which a launch runs it:
     config      Options                -> Config     (validated values)
     host        Config                 -> HostFacts  (read-only probes)
     plan        Config and HostFacts   -> Plan       (pure data; what --plan prints)
-    supervisor  Plan                   -> the process that stays and the VMM child
+    supervisor  Plan                   -> the process that stays; it forks and watches
+    vmm         Plan                   -> the child, which confines itself by sandbox/
     vm          Plan                   -> calls of libkrun, in the child
 
 `__main__` runs the stages and is the only place that maps errors to exit statuses.

@@ -1,0 +1,130 @@
+"""The filter, run by a small interpreter of classic BPF: each refusal beside what is allowed."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from krunclient.sandbox import seccomp
+from krunclient.sandbox.seccomp import RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, RET_USER_NOTIF
+
+PROCESS = 1234
+MACHINES = list(seccomp.AUDIT_ARCHITECTURES)
+PROGRAMS = {machine: seccomp.assemble(machine, PROCESS) for machine in MACHINES}
+
+
+def number(name: str, machine: str) -> int | None:
+    return seccomp.SYSCALLS[name][MACHINES.index(machine)]
+
+
+def run(machine: str, call: int, arguments: tuple[int, ...] = (), architecture: int = 0) -> int:
+    """What the kernel would do: BPF as far as the filter uses it."""
+    data = {
+        seccomp.NUMBER: call,
+        seccomp.ARCHITECTURE: architecture or seccomp.AUDIT_ARCHITECTURES[machine],
+    }
+    for position in range(6):
+        value = arguments[position] if position < len(arguments) else 0
+        data[seccomp.FIRST_ARGUMENT + 8 * position] = value & 0xFFFFFFFF
+    accumulator, position = 0, 0
+    program = PROGRAMS[machine]
+    while True:
+        one = program[position]
+        position += 1
+        if one.code == seccomp.RETURN:
+            return one.value
+        if one.code == seccomp.LOAD:
+            accumulator = data[one.value]
+        elif one.code == seccomp.AND:
+            accumulator &= one.value
+        else:
+            true = {
+                seccomp.JUMP_EQUAL: accumulator == one.value,
+                seccomp.JUMP_GREATER_OR_EQUAL: accumulator >= one.value,
+                seccomp.JUMP_ANY_BIT: bool(accumulator & one.value),
+            }[one.code]
+            position += one.if_true if true else one.if_false
+
+
+def call(name: str, *arguments: int, machine: str = "x86_64") -> int:
+    found = number(name, machine)
+    assert found is not None
+    return run(machine, found, arguments)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", [name for names in seccomp.REFUSED.values() for name in names])
+def test_what_a_vmm_never_does_is_refused(name: str, machine: str) -> None:
+    found = number(name, machine)
+    if found is not None:
+        assert run(machine, found) == RET_ERRNO | errno.EPERM
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", seccomp.SUPERVISED)
+def test_what_the_policy_decides_goes_to_the_supervisor(name: str, machine: str) -> None:
+    assert call(name, machine=machine) == RET_USER_NOTIF
+
+
+@pytest.mark.parametrize(
+    ("name", "refused", "allowed"),
+    [
+        ("socket", (2, 2, 0), (2, 1, 0)),  # UDP
+        ("socket", (10, 2, 17), (10, 1, 6)),
+        ("socket", (2, 3, 1), (2, 1 | 0o2004000, 6)),  # raw
+        ("socket", (1, 1, 0), (10, 1, 0)),  # UNIX
+        ("socket", (16, 3, 0), (2, 1, 0)),  # netlink
+        ("socket", (17, 3, 0), (2, 1, 0)),  # packet
+        ("socket", (40, 1, 0), (2, 1, 0)),  # vsock
+        ("socket", (2, 1, 262), (2, 1, 6)),  # MPTCP
+        ("socket", (2, 5, 132), (2, 1, 6)),  # SCTP
+        ("sendto", (3, 0, 0, 0x20000000), (3, 0, 0, 0x4000)),
+        ("sendmsg", (3, 0, 0x20000000), (3, 0, 0x4000)),
+        ("sendmmsg", (3, 0, 1, 0x20000000), (3, 0, 1, 0)),
+        ("clone", (17,), (0x3D0F00,)),  # a process, a thread of glibc's
+        ("kill", (1, 9), (PROCESS, 9)),
+        ("tgkill", (1, 1, 9), (PROCESS, PROCESS + 1, 35)),
+        ("ioctl", (0, 0x5412), (5, 0xAE80)),  # TIOCSTI, KVM_RUN
+        ("ioctl", (0, 0x541C), (0, 0x5401)),  # TIOCLINUX, TCGETS
+        ("prlimit64", (0, 7, 1), (0, 7, 0)),
+    ],
+)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_arguments_decide_where_a_call_is_needed_in_one_form_alone(
+    name: str, refused: tuple[int, ...], allowed: tuple[int, ...], machine: str
+) -> None:
+    assert call(name, *refused, machine=machine) & 0xFFFF0000 == RET_ERRNO
+    assert call(name, *allowed, machine=machine) == RET_ALLOW
+
+
+def test_clone3_is_said_to_be_missing_so_that_clone_is_used() -> None:
+    assert call("clone3") == RET_ERRNO | errno.ENOSYS
+
+
+def test_calls_of_another_architecture_kill() -> None:
+    assert run("x86_64", 1, architecture=0x40000003) == RET_KILL_PROCESS  # i386
+    assert run("x86_64", 1 | seccomp.X32_SYSCALL_BIT) == RET_KILL_PROCESS
+    assert run("x86_64", 1) == RET_ALLOW
+
+
+@given(
+    st.sampled_from(MACHINES),
+    st.integers(0, 2**32 - 1),
+    st.tuples(*[st.integers(0, 2**64 - 1)] * 6),
+)
+def test_every_call_comes_to_a_decision(machine: str, nr: int, arguments: tuple[int, ...]) -> None:
+    assert run(machine, nr, arguments) & 0xFFFF0000 in (
+        RET_ALLOW,
+        RET_ERRNO,
+        RET_KILL_PROCESS,
+        RET_USER_NOTIF,
+    )
+
+
+def test_no_jump_is_longer_than_bpf_allows() -> None:
+    for program in PROGRAMS.values():
+        assert len(program) <= 4096
+        assert all(max(one.if_true, one.if_false) < 256 for one in program)
