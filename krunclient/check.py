@@ -8,7 +8,9 @@ import re
 from krunclient import host, libraries
 from krunclient.bindings import libkrun
 from krunclient.errors import HostError, LaunchError
-from krunclient.log import one_line
+from krunclient.log import one_line, write_all
+from krunclient.sandbox import landlock, mounts, privileges, seccomp
+from krunclient.sandbox.mounts import Files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
     from krunclient.bindings.libc import Libc
     from krunclient.config import Config
+
+
+SAMPLE_ROOT = "/usr"  # a directory that every host has
+REMEDY = "see what the kernel's log says"
 
 
 def report(libc: Libc, config: Config) -> tuple[str, int]:
@@ -26,6 +32,8 @@ def report(libc: Libc, config: Config) -> tuple[str, int]:
         ("KVM", _kvm),
         ("libkrun", lambda: _libkrun(libc, config)),
         ("libkrunfw", lambda: _libkrunfw(config)),
+        ("sandbox", lambda: _sandbox(libc)),
+        ("Landlock", lambda: _landlock(libc)),
     )
     lines = []
     status = 0
@@ -42,6 +50,46 @@ def report(libc: Libc, config: Config) -> tuple[str, int]:
 def _kvm() -> str:
     host.check_kvm()
     return f"{host.KVM}, API version {host.KVM_API_VERSION}"
+
+
+def _sandbox(libc: Libc) -> str:
+    """Put the walls around a child, for real, and tell which one could not be had."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        try:
+            _confine(libc)
+        except LaunchError as error:
+            write_all(writer, "\0".join(error.args).encode("utf-8", "surrogateescape"))
+        except BaseException as error:
+            fields = ("the sandbox can't be made", type(error).__name__, str(error), REMEDY)
+            write_all(writer, "\0".join(fields).encode("utf-8", "surrogateescape"))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        failure = pipe.read()
+    os.waitpid(child, 0)
+    if failure:
+        what, thing, why, remedy = failure.decode("utf-8", "surrogateescape").split("\0")
+        raise HostError(what, thing, why, remedy)
+    walls = ["mount namespace", "overlayfs", "seccomp notifications"]
+    return ", ".join(["user namespace", *walls] if os.geteuid() else walls)
+
+
+def _confine(libc: Libc) -> None:
+    files = Files(root_path=SAMPLE_ROOT, overlay=None, overlay_size_mib=1, volumes=())
+    steps = mounts.operations(files, user_namespace=os.geteuid() != 0, config_file=None)
+    privileges.enter_namespaces(libc)
+    mounts.perform(libc, steps, mounts.open_sources(steps), b"")
+    privileges.drop_capabilities(libc)
+    seccomp.install(libc, seccomp.assemble(os.uname().machine, os.getpid()))
+
+
+def _landlock(libc: Libc) -> str:
+    """No Landlock is no failure: it is the second wall."""
+    abi = landlock.version(libc)
+    return f"ABI {abi}" if abi else "this kernel has none; the sandbox stands without it"
 
 
 def _libkrun(libc: Libc, config: Config) -> str:
