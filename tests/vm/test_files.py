@@ -111,30 +111,41 @@ def test_the_app_sees_a_writable_root_and_its_writes_are_gone_afterwards(
     assert tree(root) == before
 
 
-@pytest.mark.parametrize("option", ["--overlay", "--state-dir"])
+WRITER = 'cat /note; echo "$2" >/note; sync; eval "$1"'
+
+
 def test_writes_survive_a_stop_a_panic_and_sigkill_with_an_overlay(
-    any_launcher: Launcher, new_root: NewRoot, port: int, directory: Path, option: str
+    any_launcher: Launcher, new_root: NewRoot, port: int, directory: Path
 ) -> None:
-    root = new_root('case "$1" in read) cat /note;; *) echo "$2" >/note; sync; eval "$1";; esac')
+    root = new_root(WRITER)
     before = tree(root)
 
     def run(*arguments: str) -> bytes:
-        ended = any_launcher.run(option, directory, root, str(port), "--", *arguments)
-        return ended.stdout
+        """What the run before has written."""
+        return any_launcher.run("--overlay", directory, root, str(port), "--", *arguments).stdout
 
     run("true", "first")
-    assert run("read") == b"first\n"
-    run("reboot -f", "second")
-    assert run("read") == b"second\n"
+    assert run("reboot -f", "second") == b"first\n"
     process = any_launcher.start(
-        option, directory, root, str(port), "--", "echo written; sleep 100", "third"
+        "--overlay", directory, root, str(port), "--", "echo written; sleep 100", "third"
     )
     assert process.stdout is not None
+    assert process.stdout.readline() == b"second\n"
     assert process.stdout.readline() == b"written\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert run("read") == b"third\n"
+    assert run("true", "fourth") == b"third\n"
     assert tree(root) == before
+
+
+def test_each_root_keeps_its_own_writes_in_a_state_dir(
+    launcher: Launcher, new_root: NewRoot, port: int, directory: Path
+) -> None:
+    one, two = new_root(WRITER), new_root(WRITER)
+    for root in (one, two):
+        launcher.run("--state-dir", directory, root, str(port), "--", "true", root.name)
+    ended = launcher.run("--state-dir", directory, one, str(port), "--", "true", "again")
+    assert ended.stdout.decode() == f"{one.name}\n"
 
 
 def test_an_overlay_belongs_to_one_vm_at_a_time(
