@@ -47,7 +47,7 @@ def launcher(scratch: Path) -> Launcher:
     )
 
 
-@pytest.fixture(params=["root", "user"])
+@pytest.fixture(scope="session", params=["root", "user"])
 def any_launcher(launcher: Launcher, scratch: Path, request: pytest.FixtureRequest) -> Launcher:
     """krunclient started as root, and as a user who is nobody special."""
     if request.param == "root":
