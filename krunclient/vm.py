@@ -29,9 +29,8 @@ def start(
     """
     # libkrun and what it loads take settings from variables, and must find none of the caller's.
     libc.clearenv()
-    libc.setenv(b"RUST_LOG", LOG_FILTER, 1)
     try:
-        _init_log(krun, log_descriptor)
+        _init_log(plan, libc, krun, log_descriptor)
         context = Context(krun)
         context.set_vm_config(plan.vcpus, plan.memory_mib)
         _set_root(krun, context, config, root, plan)
@@ -47,11 +46,14 @@ def start(
         ) from None
 
 
-def _init_log(krun: Krun, descriptor: int) -> None:
+def _init_log(plan: Plan, libc: Libc, krun: Krun, descriptor: int) -> None:
+    """Before 1.13 the log can go to stderr alone, which is the guest's."""
     if krun.has("krun_init_log"):
+        libc.setenv(b"RUST_LOG", LOG_FILTER, 1)
         krun.krun_init_log(descriptor, libkrun.LOG_LEVEL_ERROR, libkrun.LOG_STYLE_NEVER, 0)
     else:
-        krun.krun_set_log_level(libkrun.LOG_LEVEL_ERROR)
+        level = libkrun.LOG_LEVEL_ERROR if plan.console else libkrun.LOG_LEVEL_OFF
+        krun.krun_set_log_level(level)
 
 
 def _set_root(krun: Krun, context: Context, config: bytes, root: str, plan: Plan) -> None:

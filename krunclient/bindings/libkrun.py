@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 ROOT_TAG = b"/dev/root"  # the virtiofs tag that libkrun's kernel command line mounts as root
 TSI_HIJACK_INET = 1
-LOG_LEVEL_ERROR = 1
+LOG_LEVEL_OFF, LOG_LEVEL_ERROR = 0, 1
 LOG_STYLE_NEVER = 2
 
 

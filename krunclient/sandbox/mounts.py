@@ -358,6 +358,7 @@ def _error(error: OSError, thing: str, step: str) -> LaunchError:
     if error.errno == errno.EBUSY:
         return BusyError("the guest's files can't be set up", thing, reason(error), "try again")
     remedy = {
+        "Detach": "in a chroot, mount its root directory on itself first (mount --bind)",
         "Overlay": "use Linux 5.11 or later with overlayfs (modprobe overlay), and layers on a "
         "file system that overlayfs takes",
         "BindTree": "let nothing be mounted below that directory",

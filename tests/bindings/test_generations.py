@@ -43,34 +43,47 @@ def test_2x_gets_explicit_devices_and_a_file_in_memory(record: Record) -> None:
     assert process["cwd"] == "/"
 
 
+START = ["krun_create_ctx", "krun_set_vm_config"]
+CONSOLE = ["krun_disable_implicit_console", "krun_add_virtio_console_default"]
+VSOCK = ["krun_disable_implicit_vsock", "krun_add_vsock"]
+END = ["krun_set_port_map", "krun_set_port_map", "krun_start_enter"]
+
+
 @pytest.mark.parametrize(
     ("generation", "expected"),
     [
+        (109, ["krun_set_log_level", *START, "krun_set_root", *END]),
+        (113, ["krun_init_log", *START, "krun_set_root", *END]),
+        (116, ["krun_init_log", *START, "krun_set_root", *CONSOLE, *END]),
+        (117, ["krun_init_log", *START, "krun_set_root", *CONSOLE, *VSOCK, *END]),
+        (118, ["krun_init_log", *START, "krun_add_virtiofs3", *CONSOLE, *VSOCK, *END]),
         (
             119,
             [
                 "krun_init_log",
-                "krun_create_ctx",
-                "krun_set_vm_config",
+                *START,
                 "krun_add_virtiofs3",
                 "krun_fs_add_overlay_file",
-                "krun_disable_implicit_console",
-                "krun_add_virtio_console_default",
-                "krun_disable_implicit_vsock",
-                "krun_add_vsock",
-                "krun_set_port_map",
-                "krun_set_port_map",
-                "krun_start_enter",
+                *CONSOLE,
+                *VSOCK,
+                *END,
             ],
         ),
     ],
 )
-def test_1x_has_its_implicit_devices_switched_off(
+def test_1x_gets_what_it_has_functions_for_and_implicit_devices_are_off(
     record: Record, generation: int, expected: list[str]
 ) -> None:
     ended, calls = record(generation)
-    assert ended.status == 5, ended.stderr
+    assert (ended.status, ended.stderr) == (5, b"")
     assert functions(calls) == expected
+
+
+def test_a_value_that_an_old_init_cant_carry_is_64_and_not_shown(record: Record) -> None:
+    ended, _ = record(118, env={"HOST": 'hidden "quoted"'})
+    assert ended.status == 64
+    assert "hidden" not in ended.error
+    assert record(119, env={"HOST": '"quoted"'})[0].status == 5
 
 
 def test_no_function_is_ever_given_a_value_of_the_environment(record: Record) -> None:
