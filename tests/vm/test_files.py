@@ -111,6 +111,7 @@ def test_the_app_sees_a_writable_root_and_its_writes_are_gone_afterwards(
     assert tree(root) == before
 
 
+PANIC = "echo 2 >/proc/sys/vm/panic_on_oom; tail /dev/zero"
 WRITER = 'cat /note; echo "$2" >/note; sync; eval "$1"'
 
 
@@ -122,10 +123,12 @@ def test_writes_survive_a_stop_a_panic_and_sigkill_with_an_overlay(
 
     def run(*arguments: str) -> bytes:
         """What the run before has written."""
-        return any_launcher.run("--overlay", directory, root, str(port), "--", *arguments).stdout
+        return any_launcher.run(
+            "--memory=96", "--overlay", directory, root, str(port), "--", *arguments
+        ).stdout
 
     run("true", "first")
-    assert run("reboot -f", "second") == b"first\n"
+    assert run(PANIC, "second") == b"first\n"
     process = any_launcher.start(
         "--overlay", directory, root, str(port), "--", "echo written; sleep 100", "third"
     )

@@ -1,0 +1,80 @@
+"""A guest that takes all it can get takes its own share and no more; a neighbour keeps serving."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.framework.launch import Launcher, Server
+from tests.vm.conftest import PORTS
+from tests.vm.test_confinement import vmm_of
+
+NewRoot = Callable[..., Path]
+HTTPD = "mkdir -p /www; echo hello >/www/index.html; "
+SERVER = f"{HTTPD}exec httpd -f -p 80 -h /www"
+GUEST_MIB = 128
+OVERHEAD_MIB = 120
+OUTPUT_BYTES = 2**30
+
+FLOODS = {
+    "memory": "while :; do tail /dev/zero; done",
+    "processes": "while :; do sleep 1000 & done",
+    "descriptors": "i=0; while [ $i -lt 60 ]; do i=$((i+1)); (sh -c 'n=10; while [ $n -lt 1000 ];"
+    ' do eval "exec $n</bin/busybox"; n=$((n+1)); done; sleep 1000\' &); done; sleep 1000',
+    "kernel console": "while :; do dd if=/dev/zero bs=64k count=64 2>/dev/null | tr '\\0' x"
+    " >/dev/hvc0; done",
+}
+
+
+@pytest.fixture(scope="module")
+def neighbour(launcher: Launcher, scratch: Path) -> Iterator[Server]:
+    from tests.framework.launch import busybox_root
+
+    root = busybox_root(scratch / "neighbour", SERVER)
+    with launcher.serve(root, next(PORTS)) as server:
+        yield server
+
+
+def resident_mib(process: Path) -> int:
+    """Proportional set size of a process, in MiB."""
+    for line in (process / "smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) // 1024
+    raise AssertionError("no Pss")
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_guest_that_floods_stays_in_its_bounds(
+    launcher: Launcher, new_root: NewRoot, port: int, neighbour: Server, kind: str
+) -> None:
+    # Out of memory, the guest kills the flood; the server is a process of its own.
+    root = new_root(f"{HTTPD}(sleep 1; {FLOODS[kind]}) & exec httpd -f -p 80 -h /www")
+    with launcher.serve(root, port, f"--memory={GUEST_MIB}") as flooding:
+        threading.Event().wait(10)
+        assert neighbour.get(timeout=30) == b"hello\n"
+        if flooding.process.poll() is None:
+            assert resident_mib(vmm_of(flooding)) < GUEST_MIB + OVERHEAD_MIB
+            assert resident_mib(Path("/proc", str(flooding.process.pid))) < 40
+
+
+@pytest.mark.timeout(400)
+def test_a_gibibyte_of_output_comes_through_whole_and_takes_no_memory(
+    launcher: Launcher, new_root: NewRoot, port: int, neighbour: Server
+) -> None:
+    root = new_root(f"dd if=/dev/zero bs=1M count={OUTPUT_BYTES // 2**20} 2>/dev/null")
+    process = launcher.start(root, str(port))
+    assert process.stdout is not None
+    received, largest = 0, 0
+    while chunk := process.stdout.read1(2**20):  # type: ignore[attr-defined]
+        received += len(chunk)
+        if received % 2**26 < len(chunk):
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            for child in children.split():
+                largest = max(largest, resident_mib(Path("/proc", child)))
+            assert neighbour.get(timeout=30) == b"hello\n"
+    process.communicate()
+    assert (process.returncode, received) == (0, OUTPUT_BYTES)
+    assert largest < 512 + OVERHEAD_MIB
