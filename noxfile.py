@@ -16,7 +16,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
 SOURCES = ("krunclient", "dist-scripts", "tests", "noxfile.py")
-VM_SECONDS = 2400
+VM_SECONDS = 1500
 
 
 def install(session: nox.Session, name: str) -> None:
@@ -59,6 +59,7 @@ def vm(session: nox.Session) -> None:
         "pytest",
         "-p",
         "no:cacheprovider",
+        "-v",
         *(session.posargs or ["tests/vm"]),
     )
     on_a_host_with_kvm(session, *pytest)

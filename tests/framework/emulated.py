@@ -28,19 +28,13 @@ PROGRAMS = {
     "ip": "iproute2",
 }
 UNEXPECTED_END = 255
-HOSTS = 3
+HOSTS = 2
 
-# KVM patches the scheduler's code when the first VM is made and when the last one is gone, and
-# under QEMU's emulation another processor can stumble over that and crash the kernel. So the first
-# VM is made while there is one processor alone, and stays.
-SECOND_PROCESSOR = "/sys/devices/system/cpu/cpu1/online"
-HOLD_A_VM = f"""
-import fcntl, os, time
-KVM_CREATE_VM = 0xAE01
-vm = fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR), KVM_CREATE_VM, 0)
-open("{SECOND_PROCESSOR}", "w").write("1")
-time.sleep(1e6)
-"""
+# QEMU's emulation of several processors is not free of races when a kernel patches its own code,
+# as KVM does with each first and last VM: hosts with two have crashed, and one hung.
+PROCESSORS = "1"
+# No test is silent for longer, unless its host hangs.
+SILENT_SECONDS = 300
 
 
 def kernel() -> Path:
@@ -55,19 +49,17 @@ def run(command: list[str], timeout: float) -> int:
     """Run a command as root on an emulated host and return its status, its output shown as it
     comes. 255 means that the host itself ended early; its console is in build/artefacts.
 
-    QEMU's emulation of two processors is not free of races when a kernel patches its own code,
-    and once in a while the host crashes over one: then another host runs the command.
+    A host that crashed or hung says nothing about the tests: then another one runs the command.
     """
     debian.require(PROGRAMS)
     image = kernel()
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, HOSTS + 1):
         status = _run_once(image, command, timeout)
-        console = ARTEFACTS / "console.log"
-        if status != UNEXPECTED_END or b"Kernel panic" not in console.read_bytes():
+        if status != UNEXPECTED_END:
             break
-        kept = console.rename(ARTEFACTS / f"console-of-crash-{attempt}.log")
-        print(f"\nthe emulated host crashed (its console: {kept}); attempt {attempt}", flush=True)
+        kept = (ARTEFACTS / "console.log").rename(ARTEFACTS / f"console-{attempt}.log")
+        print(f"\nthe emulated host ended early (its console: {kept})", flush=True)
     return status
 
 
@@ -77,11 +69,8 @@ def _run_once(image: Path, command: list[str], timeout: float) -> int:
     output.write_bytes(b"")
     script = "\n".join(
         [
-            f"echo 0 >{SECOND_PROCESSOR}",
             "modprobe -a kvm_amd overlay",
             "chmod 666 /dev/kvm",
-            f"{shlex.quote(sys.executable)} -c {shlex.quote(HOLD_A_VM)} &",
-            f"until grep -q 1 {SECOND_PROCESSOR}; do sleep 0.1; done",
             f"cd {shlex.quote(str(TOP))}",
             f"export HOME=/root LANG=C.UTF-8 PATH={shlex.quote(os.environ['PATH'])}",
             f"{shlex.join(command)} >{shlex.quote(str(output))} 2>&1",
@@ -89,7 +78,7 @@ def _run_once(image: Path, command: list[str], timeout: float) -> int:
         ]
     )
     vng = ["vng", "--run", str(image), "--verbose", "--disable-kvm", "--force-9p"]
-    vng += ["--cpus", "2", "--memory", MEMORY, "--rwdir", str(ARTEFACTS), "--exec", script]
+    vng += ["--cpus", PROCESSORS, "--memory", MEMORY, "--rwdir", str(ARTEFACTS), "--exec", script]
     search = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
     with (ARTEFACTS / "console.log").open("wb") as console:
         # virtme-ng wants pipes, and an end of input would end the host.
@@ -117,17 +106,19 @@ def _copy(process: subprocess.Popen[bytes], console: object) -> None:
 
 def _follow(process: subprocess.Popen[bytes], output: Path, timeout: float) -> None:
     deadline = time.monotonic() + timeout
+    heard = time.monotonic()
     with output.open("rb") as lines:
         while True:
             ended = process.poll() is not None
             while chunk := lines.read(65536):
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.buffer.flush()
+                heard = time.monotonic()
             if ended:
                 return
-            if time.monotonic() > deadline:
+            if time.monotonic() > min(deadline, heard + SILENT_SECONDS):
                 os.killpg(process.pid, 9)
                 process.wait()
-                print(f"\nthe emulated host was ended after {timeout:.0f} s", file=sys.stderr)
+                print("\nthe emulated host was ended: it was silent or took too long", flush=True)
                 return
             time.sleep(0.2)

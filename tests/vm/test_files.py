@@ -172,7 +172,8 @@ def test_a_full_overlay_gives_the_guest_enospc_and_harms_nothing_else(
 ) -> None:
     root = new_root(
         "dd if=/dev/zero of=/big bs=1M count=100 2>&1 | tail -n 3\n"
-        "rm /big; i=0; while true >/f$i; do i=$((i+1)); [ $i -lt 9000 ] || break; done 2>/dev/null\n"
+        "rm /big; i=0\n"
+        "while true >/f$i; do i=$((i+1)); [ $i -lt 9000 ] || break; done 2>/dev/null\n"
         'echo "files $i"; [ -x /bin/busybox ] && echo alive'
     )
     ended = any_launcher.run("--overlay-size=8", root, str(port))
