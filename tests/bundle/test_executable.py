@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -120,15 +121,13 @@ def test_a_cache_of_another_user_is_never_used(tmp_path: Path) -> None:
 
 
 def test_no_place_to_extract_to_is_69_and_says_what_to_do() -> None:
-    prefix = [*UNSHARE, "sh", "-c"]
-    script = (
-        "for path in /tmp /var/tmp; do mount -t tmpfs -o ro tmpfs $path; done;"
-        f' exec "{EXECUTABLE}" --version'
-    )
-    if str(EXECUTABLE).startswith("/tmp/"):
-        script = script.replace("/tmp /var/tmp", "/var/tmp") + " # the checkout is in /tmp"
-        return
-    ended = Launcher([*prefix, script], {"PATH": "/usr/bin:/bin"}).run()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        executable = shutil.copy2(EXECUTABLE, directory)
+        script = (
+            "for path in /tmp /var/tmp; do mount -t tmpfs -o ro tmpfs $path; done;"
+            f' exec "{executable}" --version'
+        )
+        ended = Launcher([*UNSHARE, "sh", "-c", script], {"PATH": "/usr/bin:/bin"}).run()
     assert ended.status == 69
     assert "set XDG_CACHE_HOME or TMPDIR" in ended.error
 
