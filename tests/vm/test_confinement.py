@@ -136,6 +136,7 @@ def test_as_root_the_vmm_runs_as_the_user_that_was_named(
     launcher: Launcher, new_root: NewRoot, port: int
 ) -> None:
     root = new_root(SCRIPT)
+    open_to(USER, root)  # what is root's stays root's: that user could not write there
     with launcher.serve(root, port, f"--user={USER}:{USER}") as server:
         status = status_of(vmm_of(server))
         assert status["Uid"].split() == [str(USER)] * 4
