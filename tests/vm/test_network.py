@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import socket
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -180,25 +178,3 @@ def test_a_port_whose_connections_are_in_time_wait_starts_again_at_once(
         assert server.get() == b"hello\n"
     with launcher.serve(root, port) as server:
         assert server.get() == b"hello\n"
-
-
-def test_many_half_open_connections_leave_a_neighbour_alone(
-    launcher: Launcher, new_root: NewRoot, port: int
-) -> None:
-    script = f"{HTTPD}exec httpd -f -p 80 -h /www"
-    neighbour = 40000 + port % 1000
-    with launcher.serve(new_root(script), port), launcher.serve(new_root(script), neighbour) as two:
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        held = []
-        for _ in range(10_000):
-            one = socket.socket()
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", port))
-            held.append(one)
-        try:
-            assert two.get(timeout=30) == b"hello\n"
-        finally:
-            for one in held:
-                one.close()
