@@ -1,7 +1,7 @@
 """The VMM child, from its fork to the start of the guest: it confines itself, step by step.
 
-Each step needs what the next one takes away, so their order is the design: the user and the
-libraries first; then the namespaces and the mounts; then limits, capabilities and Landlock; and
+Each step needs what the next one takes away, so their order is the design: the
+libraries and the user first; then the namespaces and the mounts; then limits, capabilities and Landlock; and
 last the seccomp filter, under which the VM is made.
 """
 
@@ -52,11 +52,12 @@ def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) ->
         for number in STOP_SIGNALS:
             libc.signal(number, SIG_DFL)
         libc.sigprocmask(SIG_SETMASK, SignalSet(), None)
+        # Root's cache, where the libraries are, is closed to other users.
+        krun = libkrun.load(libc, plan.libraries.libkrun, plan.libraries.libkrunfw)
+        config = initconfig.encode(plan, libkrun.init_dialect(krun))
         if plan.user is not None:
             privileges.become(plan.user)
             die_with(libc, supervisor)  # a change of user has undone it
-        krun = libkrun.load(libc, plan.libraries.libkrun, plan.libraries.libkrunfw)
-        config = initconfig.encode(plan, libkrun.init_dialect(krun))
         root = confine(plan, libc, krun, config) if plan.sandbox else plan.root_path
         vm.start(plan, libc, krun, config, root, LOG)
     except LaunchError as error:
