@@ -1,8 +1,8 @@
 """The VMM child, from its fork to the start of the guest: it confines itself, step by step.
 
-Each step needs what the next one takes away, so their order is the design: the
-libraries and the user first; then the namespaces and the mounts; then limits, capabilities and Landlock; and
-last the seccomp filter, under which the VM is made.
+Each step needs what the next one takes away, so their order is the design: the libraries and the
+user first; then the namespaces and the mounts; then limits, capabilities and Landlock; and last
+the seccomp filter, under which the VM is made.
 """
 
 from __future__ import annotations
