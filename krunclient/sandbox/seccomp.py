@@ -58,7 +58,7 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
     "mount_setattr": (442, 442), "setns": (308, 268), "unshare": (272, 97),
     "swapon": (167, 224), "swapoff": (168, 225), "quotactl": (179, 60), "quotactl_fd": (443, 443),
-    "open_by_handle_at": (304, 265), "name_to_handle_at": (303, 264), "fanotify_init": (300, 262),
+    "open_by_handle_at": (304, 265), "fanotify_init": (300, 262),
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
@@ -70,7 +70,7 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "personality": (135, 92), "iopl": (172, None), "ioperm": (173, None),
     "shmget": (29, 194), "shmat": (30, 196), "msgget": (68, 186), "semget": (64, 190),
     "mq_open": (240, 180), "memfd_secret": (447, 447), "lookup_dcookie": (212, 18),
-    "mknod": (133, None), "seccomp": (317, 277), "setpriority": (141, 140),
+    "seccomp": (317, 277), "setpriority": (141, 140),
     "sched_setattr": (314, 274), "ioprio_set": (251, 30), "migrate_pages": (256, 238),
     "move_pages": (279, 239), "prlimit64": (302, 261), "setrlimit": (160, 164),
 }  # fmt: skip
