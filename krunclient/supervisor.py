@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 PIPE_READ_BYTES = 65536
 MAX_READ_BYTES = 2**20
+MAX_REPORT_BYTES = 8192
 MAX_LINE_BYTES = 8192
 
 
@@ -103,6 +104,7 @@ class _Watch:
         self._go_writer = go_writer
         self._vmm_log = VmmLog(passed_through=plan.console)
         self._report = b""
+        self._supervised = False
         self._failure: LaunchError | None = None
         self._ended: Ended | None = None
         self._stopped_by: int | None = None
@@ -129,7 +131,7 @@ class _Watch:
             if self._failure is not None:
                 raise self._failure
             if self._report:
-                raise vmm.error_from(self._report)
+                raise vmm.error_from(self._report, self._plan.root_path)
         return _status(self._ended, self._vmm_log, self._plan)
 
     def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
@@ -164,9 +166,13 @@ class _Watch:
 
     def _on_report(self) -> None:
         """The child is under its filter and waits to be let go, or it tells why it could not."""
-        self._report = (self._report + self._read(self._report_reader))[:MAX_READ_BYTES]
+        self._report += self._read(self._report_reader)
+        if len(self._report) > MAX_REPORT_BYTES:
+            self._report = self._report[:MAX_REPORT_BYTES]
+            self._unwatch(self._report_reader)
         message, newline, rest = self._report.partition(b"\n")
-        if newline and message.startswith(vmm.LISTENER):
+        if newline and message.startswith(vmm.LISTENER) and not self._supervised:
+            self._supervised = True
             self._report = rest
             try:
                 self._guard(int(message[len(vmm.LISTENER) :]))

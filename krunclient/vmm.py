@@ -161,7 +161,15 @@ def report(error: LaunchError) -> None:
     write_all(REPORT, "\0".join(fields).encode("utf-8", "surrogateescape"))
 
 
-def error_from(data: bytes) -> LaunchError:
-    """What `report` wrote."""
-    status, what, thing, why, remedy = data.decode("utf-8", "surrogateescape").split("\0")
-    return ERRORS_BY_STATUS[int(status)](what, thing, why, remedy)
+def error_from(data: bytes, root_path: str) -> LaunchError:
+    """What `report` wrote. A VMM that was taken over can have written anything."""
+    try:
+        status, what, thing, why, remedy = data.decode("utf-8", "surrogateescape").split("\0")
+        return ERRORS_BY_STATUS[int(status)](what, thing, why, remedy)
+    except (ValueError, KeyError):
+        return VmError(
+            "the VM has ended",
+            root_path,
+            "the VMM's report can't be read",
+            "look at what the guest runs: it may have taken the VMM over",
+        )

@@ -12,10 +12,16 @@ GENERATIONS = (109, 113, 116, 117, 118, 119, 200)
 NEWEST = GENERATIONS[-1]
 
 
-def build(directory: Path, generation: int) -> tuple[Path, Path]:
-    """A libkrun that records, and a libkrunfw with nothing in it but the soname."""
+def build(directory: Path, generation: int, taken_over: str = "") -> tuple[Path, Path]:
+    """A libkrun that records, and a libkrunfw with nothing in it but the soname.
+
+    `taken_over` is the body of a C function that runs where the guest would.
+    """
     libkrun, libkrunfw = directory / f"libkrun-{generation}.so", directory / "libkrunfw.so.5"
-    compile_library(libkrun, SOURCE.read_text(), f"-DGENERATION={generation}")
+    source = SOURCE.read_text()
+    if taken_over:
+        source += f"\nvoid taken_over(void)\n{{\n{taken_over}\n}}\n"
+    compile_library(libkrun, source, f"-DGENERATION={generation}")
     if not libkrunfw.exists():
         compile_library(libkrunfw, "int krunfw_get_version(void) { return 5; }")
     return libkrun, libkrunfw

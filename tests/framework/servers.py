@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
+SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>
+
 
 class Echo:
     """Answers whatever comes with `pong`, by TCP and by UDP, and counts who came."""
@@ -60,6 +62,33 @@ class Echo:
                 self._udp.sendto(b"pong", peer)
             except OSError:
                 return
+
+
+class Frames:
+    """All that any interface of the host carries while the context lasts."""
+
+    def __enter__(self) -> Frames:
+        every_protocol = socket.htons(3)  # ETH_P_ALL of <linux/if_ether.h>
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, every_protocol)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 2**25)
+        self._socket.setblocking(False)
+        self._seen: list[bytes] = []
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    def have(self, data: bytes) -> bool:
+        while True:
+            try:
+                self._seen.append(self._socket.recv(65536))
+            except BlockingIOError:
+                return any(data in frame for frame in self._seen)
 
 
 def sockets() -> set[str]:

@@ -6,7 +6,9 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/ethernet.h>
 #include <netinet/in.h>
+#include <netpacket/packet.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,6 +77,28 @@ static int try_udp(const char *ip, const char *port)
     return recv(fd, answer, sizeof(answer), 0) > 0 ? 0 : -1;
 }
 
+static int try_ping(const char *ip)
+{
+    static const char echo_request[] = "\x08\0\xf7\xfe\0\0\0\1raw packet";
+    struct sockaddr_storage to;
+    socklen_t size = address(ip, "0", &to);
+    int fd = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
+
+    if (fd < 0 || sendto(fd, echo_request, sizeof(echo_request), 0, (void *)&to, size) < 0)
+        return -1;
+    return 0;
+}
+
+/* A frame on the first interface that is not lo, which has the index 1. */
+static int try_frame(void)
+{
+    static const char frame[60] = "raw packet";
+    struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = 2, .sll_halen = 6};
+    int fd = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL));
+
+    return fd < 0 || sendto(fd, frame, sizeof(frame), 0, (void *)&to, sizeof(to)) < 0 ? -1 : 0;
+}
+
 /* Listen in a child that stays. */
 static int try_listen(const char *ip, const char *port, int kind)
 {
@@ -134,8 +158,10 @@ int main(int argc, char **argv)
         result = try_listen(one, two, SOCK_STREAM);
     else if (!strcmp(what, "listen-udp"))
         result = try_listen(one, two, SOCK_DGRAM);
-    else if (!strcmp(what, "raw"))
-        result = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) < 0 ? -1 : 0;
+    else if (!strcmp(what, "ping"))
+        result = try_ping(one);
+    else if (!strcmp(what, "frame"))
+        result = try_frame();
     else if (!strcmp(what, "mknod"))
         result = mknod(one, S_IFCHR | 0600, makedev(1, 5));
     else if (!strcmp(what, "handle"))

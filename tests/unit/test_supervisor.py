@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krunclient import supervisor, vmm
-from krunclient.errors import VmError
+from krunclient.errors import ERRORS_BY_STATUS, VmError
 from krunclient.supervisor import Ended, VmmLog
 from tests.unit.test_initconfig import plan
 
@@ -74,5 +74,10 @@ def test_an_error_comes_back_from_the_child_as_it_was(monkeypatch: pytest.Monkey
     monkeypatch.setattr(vmm, "REPORT", writer)
     sent = VmError("what", os.fsdecode(b"\xff\n"), "why", "remedy")
     vmm.report(sent)
-    received = vmm.error_from(os.read(reader, 200))
+    received = vmm.error_from(os.read(reader, 200), "/root")
     assert (type(received), received.args) == (VmError, sent.args)
+
+
+@given(st.binary())
+def test_no_report_breaks_the_reader(data: bytes) -> None:
+    assert vmm.error_from(data, "/root").status in ERRORS_BY_STATUS

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import Launcher, busybox_root, open_to
+from tests.framework.launch import Launcher, Server, busybox_root, open_to
 from tests.framework.paths import EXECUTABLE
 
 USER = 4242
+HTTPD = "mkdir -p /www; echo hello >/www/index.html; exec httpd -f -p 80 -h /www"
 
 # An overlay can't stand on another overlay, which /tmp of an emulated host is.
 SCRATCH = Path("/dev/shm/krunclient-tests")
@@ -58,6 +59,14 @@ def any_launcher(launcher: Launcher, scratch: Path, request: pytest.FixtureReque
         os.chown(cache, USER, USER)
     environment = {**launcher.environment, "XDG_CACHE_HOME": str(cache)}
     return replace(launcher, environment=environment, user=USER)
+
+
+@pytest.fixture(scope="session")
+def neighbour(launcher: Launcher, scratch: Path) -> Iterator[Server]:
+    """A VM beside those of the tests, which none of them may harm."""
+    root = busybox_root(scratch / "neighbour", HTTPD)
+    with launcher.serve(root, next(PORTS)) as server:
+        yield server
 
 
 @pytest.fixture

@@ -14,16 +14,15 @@ import pytest
 
 from krunclient.sandbox.privileges import KEPT_CAPABILITIES
 from tests.framework.launch import Launcher, Server, busybox_root, open_to
-from tests.vm.conftest import PORTS, USER
+from tests.vm.conftest import HTTPD, PORTS, USER
 
 NewRoot = Callable[..., Path]
 SECRET = "5ecret-that-must-not-be-found"
-SCRIPT = "mkdir -p /www; echo hello >/www/index.html; exec httpd -f -p 80 -h /www"
 
 
 def serve(launcher: Launcher, directory: Path) -> Server:
     secrets = {"INTERNAL_SECRET": SECRET, "HOST": SECRET}
-    root = busybox_root(directory, SCRIPT)
+    root = busybox_root(directory, HTTPD)
     open_to(launcher.user or 0, root)
     return launcher.serve(root, next(PORTS), f"--env=OTHER={SECRET}", env=secrets)
 
@@ -135,7 +134,7 @@ def test_nothing_remains_a_second_after_the_supervisor_was_killed(doomed: Server
 def test_as_root_the_vmm_runs_as_the_user_that_was_named(
     launcher: Launcher, new_root: NewRoot, port: int
 ) -> None:
-    root = new_root(SCRIPT)
+    root = new_root(HTTPD)
     open_to(USER, root)  # what is root's stays root's: that user could not write there
     with launcher.serve(root, port, f"--user={USER}:{USER}") as server:
         status = status_of(vmm_of(server))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from tests.framework.launch import Launcher, Server
-from tests.vm.conftest import PORTS
+from tests.framework.paths import TOP
+from tests.vm.conftest import HTTPD
 from tests.vm.test_confinement import vmm_of
 
 NewRoot = Callable[..., Path]
-HTTPD = "mkdir -p /www; echo hello >/www/index.html; "
-SERVER = f"{HTTPD}exec httpd -f -p 80 -h /www"
 GUEST_MIB = 128
 OVERHEAD_MIB = 120
 OUTPUT_BYTES = 2**30
@@ -27,15 +29,6 @@ FLOODS = {
     "kernel console": "while :; do dd if=/dev/zero bs=64k count=64 2>/dev/null | tr '\\0' x"
     " >/dev/hvc0; done",
 }
-
-
-@pytest.fixture(scope="module")
-def neighbour(launcher: Launcher, scratch: Path) -> Iterator[Server]:
-    from tests.framework.launch import busybox_root
-
-    root = busybox_root(scratch / "neighbour", SERVER)
-    with launcher.serve(root, next(PORTS)) as server:
-        yield server
 
 
 def resident_mib(process: Path) -> int:
@@ -51,13 +44,30 @@ def test_a_guest_that_floods_stays_in_its_bounds(
     launcher: Launcher, new_root: NewRoot, port: int, neighbour: Server, kind: str
 ) -> None:
     # Out of memory, the guest kills the flood; the server is a process of its own.
-    root = new_root(f"{HTTPD}(sleep 1; {FLOODS[kind]}) & exec httpd -f -p 80 -h /www")
+    root = new_root(f"(sleep 1; {FLOODS[kind]}) & {HTTPD}")
     with launcher.serve(root, port, f"--memory={GUEST_MIB}") as flooding:
         threading.Event().wait(10)
         assert neighbour.get(timeout=30) == b"hello\n"
         if flooding.process.poll() is None:
             assert resident_mib(vmm_of(flooding)) < GUEST_MIB + OVERHEAD_MIB
             assert resident_mib(Path("/proc", str(flooding.process.pid))) < 40
+
+
+def test_ten_thousand_connections_that_say_nothing_harm_no_one_else(
+    launcher: Launcher, new_root: NewRoot, port: int, neighbour: Server
+) -> None:
+    with launcher.serve(new_root(HTTPD), port, f"--memory={GUEST_MIB}") as flooded:
+        command = [sys.executable, "-m", "tests.framework.silent_clients", str(port), "10000"]
+        clients = subprocess.Popen(command, cwd=TOP, stdin=PIPE, stdout=PIPE, text=True)
+        assert clients.stdout is not None
+        assert clients.stdout.readline() == "10000\n"
+        assert neighbour.get(timeout=30) == b"hello\n"
+        assert flooded.process.poll() is None
+        assert resident_mib(vmm_of(flooded)) < GUEST_MIB + OVERHEAD_MIB
+        assert resident_mib(Path("/proc", str(flooded.process.pid))) < 40
+        clients.communicate("")
+        assert neighbour.get(timeout=30) == b"hello\n"
+        flooded.wait_until_it_answers()
 
 
 @pytest.mark.timeout(400)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.framework.launch import Launcher, Server
-from tests.framework.servers import Echo, sockets
+from tests.framework.servers import Echo, Frames, sockets
+from tests.vm.conftest import HTTPD
 
 NewRoot = Callable[..., Path]
-HTTPD = "mkdir -p /www; echo hello >/www/index.html; "
 
 
 def results(stdout: bytes) -> dict[str, str]:
@@ -22,7 +22,7 @@ def results(stdout: bytes) -> dict[str, str]:
 
 
 def test_a_guest_reaches_what_is_allowed_and_nothing_else(
-    any_launcher: Launcher, new_root: NewRoot, port: int
+    any_launcher: Launcher, new_root: NewRoot, port: int, neighbour: Server
 ) -> None:
     with (
         Echo("127.0.0.1") as allowed,
@@ -30,6 +30,8 @@ def test_a_guest_reaches_what_is_allowed_and_nothing_else(
         Echo("::1") as six,
         Echo("::1") as allowed_six,
         Echo("127.0.0.2") as elsewhere,
+        Echo("127.0.0.1", 53) as resolver,
+        Frames() as frames,
     ):
         attempts = {
             f"connect 127.0.0.1 {allowed.port}": "ok",
@@ -42,6 +44,8 @@ def test_a_guest_reaches_what_is_allowed_and_nothing_else(
             f"connect 0.0.0.0 {other.port}": "EACCES",
             f"connect ::1 {six.port}": "EACCES",
             f"connect ::ffff:127.0.0.1 {other.port}": "EACCES",
+            f"connect 127.0.0.1 {neighbour.port}": "EACCES",
+            "connect 127.0.0.1 53": "EACCES",
             "connect 169.254.169.254 80": "EACCES",
             "connect 10.0.0.1 53": "EACCES",
             "connect 2001:db8::1 80": "EACCES",
@@ -50,20 +54,29 @@ def test_a_guest_reaches_what_is_allowed_and_nothing_else(
             f"udp 127.0.0.1 {allowed.port}",
             f"udp 127.0.0.1 {other.port}",
             f"udp ::1 {six.port}",
+            "udp 127.0.0.1 53",
             "udp 10.0.0.1 53",
         }
-        script = "\n".join(f"probe {attempt}" for attempt in (*attempts, *refused))
+        lines = [f"probe {attempt}" for attempt in (*attempts, *refused)]
+        lines += ["nslookup example.test 127.0.0.1 >/dev/null && echo dns: ok"]
+        # The guest's kernel has such sockets for its root: what is sent stays inside.
+        lines += ["probe ping 10.0.0.1", "probe ping 127.0.0.2", "probe frame"]
         ended = any_launcher.run(
             f"--allow=127.0.0.1:{allowed.port}",
             f"--allow=[::1]:{allowed_six.port}",
-            new_root(script),
+            new_root("\n".join(lines)),
             str(port),
         )
         found = results(ended.stdout)
+        assert found["ping 127.0.0.2"] == found["frame"] == "ok"
+        assert frames.have(b"ping\n")  # of the allowed connections
+        assert not frames.have(b"raw packet")
+        assert "dns" not in found
         assert {attempt: found[attempt] for attempt in attempts} == attempts
         assert all(found[attempt] != "ok" for attempt in refused), found
         assert (allowed.visits, allowed_six.visits) == (1, 1)
-        assert (other.visits, six.visits, elsewhere.visits) == (0, 0, 0)
+        unwanted = (other.visits, six.visits, elsewhere.visits, resolver.visits)
+        assert unwanted == (0, 0, 0, 0)
 
 
 def test_allow_none_allows_nothing(launcher: Launcher, new_root: NewRoot, port: int) -> None:
@@ -98,7 +111,7 @@ def test_listening_on_other_ports_opens_nothing_on_the_host(
         "listen-udp :: 5354",
     ]
     script = "\n".join(f"probe {one}" for one in listeners)
-    script += f"\n{HTTPD}exec httpd -f -p 80 -h /www"
+    script += f"\n{HTTPD}"
     before = sockets()
     with any_launcher.serve(new_root(script), port) as server:
         assert server.get() == b"hello\n"
@@ -118,7 +131,7 @@ def test_the_port_is_opened_on_the_bind_address_alone(
     launcher: Launcher, new_root: NewRoot, port: int, host: str, family: str
 ) -> None:
     where = "0.0.0.0:80" if family == "4" else "[::]:80"
-    root = new_root(f"{HTTPD}exec httpd -f -p {where} -h /www")
+    root = new_root(HTTPD.replace("-p 80", f"-p {where}"))
     before = sockets()
     server = Server(launcher.start(f"--bind={host}", root, str(port)), port)
     try:
@@ -145,7 +158,7 @@ def test_the_port_is_opened_on_the_bind_address_alone(
 def test_two_on_one_port_and_one_beside_a_sharing_listener_are_75(
     launcher: Launcher, new_root: NewRoot, port: int
 ) -> None:
-    root = new_root(f"{HTTPD}exec httpd -f -p 80 -h /www")
+    root = new_root(HTTPD)
     with launcher.serve(root, port) as first:
         second = launcher.run(root, str(port))
         assert second.status == 75
@@ -172,7 +185,7 @@ def test_a_second_start_before_the_guest_listens_is_75_as_well(
 def test_a_port_whose_connections_are_in_time_wait_starts_again_at_once(
     launcher: Launcher, new_root: NewRoot, port: int
 ) -> None:
-    root = new_root(f"{HTTPD}exec httpd -f -p 80 -h /www")
+    root = new_root(HTTPD)
     with launcher.serve(root, port) as server:
         # The host's end closes last, so the state stays on the port: the server's side closes.
         assert server.get() == b"hello\n"
