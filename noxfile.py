@@ -60,9 +60,9 @@ def vm(session: nox.Session) -> None:
         "-p",
         "no:cacheprovider",
         "-v",
-        *(session.posargs or ["tests/vm"]),
+        *(session.posargs or ["tests/vm", "--durations-path=tests/vm/durations.json"]),
     )
-    on_a_host_with_kvm(session, *pytest)
+    on_a_host_with_kvm(session, *pytest, split=not session.posargs)
 
 
 @nox.session
@@ -111,7 +111,7 @@ def build_guests(session: nox.Session) -> None:
     session.run("python", "-m", "tests.framework.guests")
 
 
-def on_a_host_with_kvm(session: nox.Session, *command: str) -> None:
-    """On this host where its KVM runs guests, else on an emulated one."""
-    limit = f"--timeout={VM_SECONDS}"
-    session.run("python", "-m", "tests.framework.hosts", limit, "--", *command)
+def on_a_host_with_kvm(session: nox.Session, *command: str, split: bool = False) -> None:
+    """On this host where its KVM runs guests, else on an emulated one, or several."""
+    options = [f"--timeout={VM_SECONDS}", *(["--split"] if split else [])]
+    session.run("python", "-m", "tests.framework.hosts", *options, "--", *command)

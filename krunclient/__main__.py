@@ -19,14 +19,14 @@ LOADER_VARIABLES = (b"LD_LIBRARY_PATH", b"LD_PRELOAD", b"LD_AUDIT")  # ld.so(8)
 
 def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
     """Do what the command line asks for and return the exit status."""
-    log = Log("warning")
+    log = Log("warning", "json" if cli.asks_for_json(argv, environ) else "text")
     try:
         options = cli.parse(argv, environ)
         if options.has("--help"):
             return _print(cli.help_text())
         if options.has("--version"):
             return _print(f"krunclient {__version__}")
-        log = Log(config.log_level(options))
+        log = Log(config.log_level(options), config.log_format(options))
         libc = libc_binding.load()
         if options.has("--check"):
             from krunclient import check
@@ -35,6 +35,7 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
             _print(text)
             return status
         settings = config.resolve(libc, options)
+        log = log.about(root=settings.root_path, port=settings.listen.port)
         resolved = plan.make(settings, host.probe(libc, settings))
         if options.has("--plan"):
             from krunclient.bindings import libkrun

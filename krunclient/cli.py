@@ -57,6 +57,17 @@ OPTIONS = (
     Option(name="--user", metavar="UID[:GID]", help="when started as root: who the VMM runs as"),
     Option(name="--sandbox", metavar="strict|off", help="confine the VMM (strict)"),
     Option(
+        name="--grace-period",
+        metavar="SECONDS",
+        help="how long the app may take to stop (8)",
+    ),
+    Option(
+        name="--ready-timeout",
+        metavar="SECONDS",
+        help="how long it may take to listen; then the start has failed",
+    ),
+    Option(name="--die-with-parent", help="end at once when the parent process does"),
+    Option(
         name="--env",
         metavar="NAME[=VALUE]",
         repeatable=True,
@@ -65,6 +76,7 @@ OPTIONS = (
     Option(name="--libkrun", metavar="PATH", help="the libkrun to load, an absolute path"),
     Option(name="--libkrunfw", metavar="PATH", help="the libkrunfw to load, an absolute path"),
     Option(name="--log-level", metavar="LEVEL", help="error, warning, info or debug (warning)"),
+    Option(name="--log-format", metavar="FORMAT", help="text or json (text)"),
     Option(name="--console", help="guest kernel console and libkrun's log on stderr"),
     Option(name="--plan", in_environment=False, help="print the resolved plan as JSON and exit"),
     Option(name="--check", in_environment=False, help="report what this host offers and exit"),
@@ -109,6 +121,16 @@ def parse(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> Options:
         app_arguments=tuple(words[end + 1 :]),
         environment=environment,
     )
+
+
+def asks_for_json(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> bool:
+    """Whether errors are wanted as JSON, also where the rest can't be read."""
+    words = [b"", *argv]
+    given = any(
+        word == b"--log-format=json" or words[position : position + 2] == [b"--log-format", b"json"]
+        for position, word in enumerate(words)
+    )
+    return given or environ.get(b"KRUNCLIENT_LOG_FORMAT") == b"json"
 
 
 def help_text() -> str:

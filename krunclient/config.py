@@ -7,6 +7,7 @@ import os
 from krunclient import address
 from krunclient.address import Endpoint
 from krunclient.errors import UsageError
+from krunclient.log import FORMATS, LEVELS
 from krunclient.record import Record
 from krunclient.sandbox.mounts import Files, Volume
 from krunclient.sandbox.privileges import User
@@ -16,8 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.cli import Given, Options
-
-LOG_LEVELS = ("error", "warning", "info", "debug")
 
 # What the guest gets beside HOST, INTERNAL_SECRET and --env. TERM is the kernel's own default
 # for the console that libkrun gives.
@@ -41,6 +40,7 @@ MAX_OVERLAY_MIB = 2**20
 MAX_FILE_NAME_BYTES = 200  # NAME_MAX is 255
 MAX_ID = 2**32 - 2  # (uid_t)-1 means no id at all
 
+MAX_SECONDS = 86400
 MAX_CPUS = 255  # krun_set_vm_config takes them as uint8_t
 # The bundled kernel starts with 64 MiB; with 32 it does not fit, and libkrun aborts.
 MIN_MEMORY_MIB = 64
@@ -51,7 +51,8 @@ class Config(Record):
     """What is to be run, as the user asked for it.
 
     `root_path` and the library paths may hold bytes that are no UTF-8, as surrogates.
-    `variables` is the guest's whole environment, in order.
+    `variables` is the guest's whole environment, in order. Times are in seconds. `notify_socket`
+    is where sd_notify(3) sends to, empty where nobody waits.
     """
 
     root_path: str
@@ -69,11 +70,20 @@ class Config(Record):
     libkrun: str | None
     libkrunfw: str | None
     console: bool
+    grace_period: float
+    ready_timeout: float | None
+    die_with_parent: bool
+    notify_socket: str
 
 
 def log_level(options: Options) -> str:
     """The lowest level that is printed. Raises UsageError for one that does not exist."""
-    return _one(options, "--log-level", "warning", _choice(LOG_LEVELS))
+    return _one(options, "--log-level", "warning", _choice(LEVELS))
+
+
+def log_format(options: Options) -> str:
+    """Raises UsageError for one that does not exist."""
+    return _one(options, "--log-format", "text", _choice(FORMATS))
 
 
 def for_check(libc: Libc, options: Options) -> Config:
@@ -130,6 +140,10 @@ def resolve(libc: Libc, options: Options) -> Config:
         libkrun=_one(options, "--libkrun", None, _absolute_path),
         libkrunfw=_one(options, "--libkrunfw", None, _absolute_path),
         console=options.has("--console"),
+        grace_period=_one(options, "--grace-period", 8, _seconds),
+        ready_timeout=_one(options, "--ready-timeout", None, _seconds),
+        die_with_parent=options.has("--die-with-parent"),
+        notify_socket=options.environment.get("NOTIFY_SOCKET", ""),
     )
 
 
@@ -339,6 +353,19 @@ def _whole_number(source: str, text: str, low: int, high: int) -> int:
         text if len(text) <= 40 else text[:40] + "...",
         f"not a whole number from {low} to {high}",
         "give one",
+    )
+
+
+def _seconds(source: str, text: str) -> float:
+    whole, _, fraction = text.partition(".")
+    digits = whole + fraction
+    if text.isascii() and digits.isdigit() and len(text) <= 12 and float(text) <= MAX_SECONDS:
+        return float(text)
+    raise UsageError(
+        f"{source} can't be used",
+        text[:40],
+        f"not a number of seconds from 0 to {MAX_SECONDS}",
+        "give one, such as 8 or 0.5",
     )
 
 

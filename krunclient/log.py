@@ -1,37 +1,86 @@
-"""krunclient's own messages: one line each, on stderr, never on stdout."""
+"""krunclient's own messages: one line each, on stderr, never on stdout.
+
+For people `krunclient: LEVEL: TEXT`; for machines one JSON object a line, with the same text as
+`message`, the name of the event, and its fields.
+"""
 
 from __future__ import annotations
 
 import os
 import select
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from krunclient.errors import LaunchError
 
 LEVELS = ("error", "warning", "info", "debug")
+FORMATS = ("text", "json")
+PATIENCE_MILLISECONDS = 1000
 
 
 class Log:
-    """Writes the messages of `level` and of the levels above it to a file descriptor."""
+    """Writes the messages of `level` and of the levels above it to a file descriptor.
 
-    def __init__(self, level: str, descriptor: int = 2) -> None:
-        self._wanted = LEVELS[: LEVELS.index(level) + 1]
+    `context` goes into each JSON object: what the messages of one launch have in common.
+    """
+
+    def __init__(
+        self, level: str, form: str = "text", descriptor: int = 2, **context: str | int
+    ) -> None:
+        self._level = level
+        self._form = form
         self._descriptor = descriptor
+        self._context = {"pid": os.getpid(), **context}
+
+    def about(self, **context: str | int) -> Log:
+        """The same log with more context."""
+        return Log(self._level, self._form, self._descriptor, **{**self._context, **context})
 
     def failure(self, error: LaunchError) -> None:
-        self._write("error", str(error))
+        what, thing, why, remedy = error.args
+        fields = {"what": what, "thing": thing, "why": why, "remedy": remedy}
+        self.write("error", "failed", str(error), **fields, status=error.status)
 
-    def info(self, text: str) -> None:
-        self._write("info", text)
+    def write(self, level: str, event: str, text: str, **fields: str | float | None) -> None:
+        """One message. `event` is its name for machines, the same in every version."""
+        if LEVELS.index(level) > LEVELS.index(self._level):
+            return
+        line = f"krunclient: {level}: {one_line(text)}"
+        self._put(line if self._form == "text" else self._json(level, event, text, fields))
 
-    def debug(self, text: str) -> None:
-        self._write("debug", text)
+    def pass_on(self, event: str, line: str) -> None:
+        """A line of somebody else's that the user asked for, at whatever level."""
+        self._put(line if self._form == "text" else self._json("info", event, line, {}))
 
-    def _write(self, level: str, text: str) -> None:
-        if level in self._wanted:
-            line = f"krunclient: {level}: {one_line(text)}\n"
-            write_all(self._descriptor, line.encode("utf-8", "backslashreplace"))
+    def _json(
+        self, level: str, event: str, text: str, fields: Mapping[str, str | float | None]
+    ) -> str:
+        # Only a launch that is asked to write JSON pays for this import.
+        import json
+
+        head = {"time": timestamp(), "level": level, "event": event}
+        return json.dumps({**head, **self._context, **fields, "message": text})
+
+    def _put(self, line: str) -> None:
+        # A launcher must hear a stop also while nobody reads what it has to say.
+        if _writable(self._descriptor):
+            write_all(self._descriptor, f"{line}\n".encode("utf-8", "backslashreplace"))
+
+
+def _writable(descriptor: int) -> bool:
+    """Whether a line can be written soon. A pipe that says so has room for 4096 bytes, pipe(7)."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(PATIENCE_MILLISECONDS))
+
+
+def timestamp() -> str:
+    """The time of day in UTC to the millisecond, RFC 3339."""
+    seconds, milliseconds = divmod(time.time_ns() // 10**6, 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03}Z"
 
 
 def one_line(text: str) -> str:

@@ -40,6 +40,10 @@ class Plan(Record):
     user: User | None
     sandbox: bool
     console: bool
+    grace_period: float
+    ready_timeout: float | None
+    die_with_parent: bool
+    notify_socket: str
 
     @property
     def root_path(self) -> str:
@@ -63,6 +67,10 @@ def make(config: Config, facts: HostFacts) -> Plan:
         user=config.user,
         sandbox=config.sandbox,
         console=config.console,
+        grace_period=config.grace_period,
+        ready_timeout=config.ready_timeout,
+        die_with_parent=config.die_with_parent,
+        notify_socket=config.notify_socket,
     )
 
 

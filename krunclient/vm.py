@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from krunclient import initconfig
+from krunclient import initconfig, vmmlog
 from krunclient.bindings import libkrun
 from krunclient.bindings.libkrun import Context, Krun, KrunError
 from krunclient.errors import HostError, VmError
@@ -13,9 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.plan import Plan
-
-# Says which status a VM ends with: see supervisor.VmmLog. The crate was renamed after 1.x.
-LOG_FILTER = b"error,vmm=debug,krun_vmm=debug"
 
 
 def start(
@@ -49,7 +46,7 @@ def start(
 def _init_log(plan: Plan, libc: Libc, krun: Krun, descriptor: int) -> None:
     """Before 1.13 the log can go to stderr alone, which is the guest's."""
     if krun.has("krun_init_log"):
-        libc.setenv(b"RUST_LOG", LOG_FILTER, 1)
+        libc.setenv(b"RUST_LOG", vmmlog.FILTER, 1)
         krun.krun_init_log(descriptor, libkrun.LOG_LEVEL_ERROR, libkrun.LOG_STYLE_NEVER, 0)
     else:
         level = libkrun.LOG_LEVEL_ERROR if plan.console else libkrun.LOG_LEVEL_OFF

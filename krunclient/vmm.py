@@ -49,6 +49,7 @@ def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) ->
         # A terminal's ^C is for the supervisor, which decides what the guest hears of it.
         os.setsid()
         keep_descriptors(inherited)
+        leave_the_terminal()
         for number in STOP_SIGNALS:
             libc.signal(number, SIG_DFL)
         libc.sigprocmask(SIG_SETMASK, SignalSet(), None)
@@ -99,6 +100,14 @@ def keep_descriptors(inherited: tuple[int, ...]) -> None:
     for position in range(len(inherited)):
         os.dup2(above + position, LOG + position, inheritable=False)
     os.closerange(LOG + len(inherited), os.sysconf("SC_OPEN_MAX"))
+
+
+def leave_the_terminal() -> None:
+    """Keep the keyboard from libkrun: with a terminal to read it can't be asked to type ^C, and a
+    guest could not be stopped but by force.
+    """
+    if os.isatty(0):
+        os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0)
 
 
 def confine(plan: Plan, libc: Libc, krun: libkrun.Krun, config: bytes) -> str:

@@ -92,7 +92,10 @@ class Warden:
     def __init__(
         self, libc: Libc, policy: Policy, machine: str, process: int, pidfd: int, listener: int
     ) -> None:
-        """Raises OSError where the VMM's memory can't be read."""
+        """`listening` turns true with the guest's own listener.
+
+        Raises OSError where the VMM's memory can't be read.
+        """
         self._libc = libc
         self._policy = policy
         self._pidfd = pidfd
@@ -104,6 +107,7 @@ class Warden:
             SYSCALLS["listen"][column]: self._listen,
         }
         self.listener = listener
+        self.listening = False
 
     def answer(self) -> None:
         """Take one notification and answer it. A call that was interrupted meanwhile is gone."""
@@ -153,6 +157,7 @@ class Warden:
                 raise RefusedError(errno.EACCES)
             backlog = c_int32(notification.arguments[1]).value
             self._libc.listen(socket, backlog)
+            self.listening = True
         finally:
             os.close(socket)
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from krunclient import vmmlog
 from tests.bindings.conftest import Record
 from tests.framework import recorder
 
@@ -33,7 +34,7 @@ def test_2x_gets_explicit_devices_and_a_file_in_memory(record: Record) -> None:
         "krun_set_port_map 7",
         "krun_set_egress_policy[0] 127.0.0.1/32",
         "krun_set_egress_policy 7 0 0",
-        "environ[0] RUST_LOG=error,vmm=debug,krun_vmm=debug",
+        f"environ[0] RUST_LOG={vmmlog.FILTER.decode()}",
         "krun_start_enter 7",
     ]
     head, text = file.split(" {", 1)

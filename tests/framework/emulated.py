@@ -13,13 +13,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.framework.paths import ARTEFACTS, TOP
 
 import debian  # isort: skip
 
-MEMORY = "6G"
+MEMORY_GIB = 6
 PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "modprobe": "kmod",
@@ -28,13 +31,21 @@ PROGRAMS = {
     "ip": "iproute2",
 }
 UNEXPECTED_END = 255
-HOSTS = 2
+ATTEMPTS = 2
 
 # QEMU's emulation of several processors is not free of races when a kernel patches its own code,
 # as KVM does with each first and last VM: hosts with two have crashed, and one hung.
 PROCESSORS = "1"
 # No test is silent for longer, unless its host hangs.
 SILENT_SECONDS = 300
+
+
+def how_many() -> int:
+    """How many hosts this machine can emulate side by side without slowing each other: 1 or 2."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (available_kib,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    enough = available_kib > 2 * MEMORY_GIB * 2**20
+    return 2 if enough and len(os.sched_getaffinity(0)) > 1 else 1
 
 
 def kernel() -> Path:
@@ -45,56 +56,103 @@ def kernel() -> Path:
     return image
 
 
-def run(command: list[str], timeout: float) -> int:
-    """Run a command as root on an emulated host and return its status, its output shown as it
-    comes. 255 means that the host itself ended early; its console is in build/artefacts.
+def run(commands: Sequence[Sequence[str]], timeout: float) -> int:
+    """Run each command as root on an emulated host of its own, side by side.
 
-    A host that crashed or hung says nothing about the tests: then another one runs the command.
+    Returns the first status that is not 0; the output is shown as it comes. 255 means that a host
+    itself ended early; its console is in build/artefacts.
     """
     debian.require(PROGRAMS)
     image = kernel()
-    ARTEFACTS.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, HOSTS + 1):
-        status = _run_once(image, command, timeout)
-        if status != UNEXPECTED_END:
-            break
-        kept = (ARTEFACTS / "console.log").rename(ARTEFACTS / f"console-{attempt}.log")
-        print(f"\nthe emulated host ended early (its console: {kept})", flush=True)
-    return status
+    hosts = [
+        Host(image, command, ARTEFACTS / f"host-{number}", timeout)
+        for number, command in enumerate(commands, 1)
+    ]
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        statuses = list(pool.map(Host.run, hosts))
+    return next((status for status in statuses if status), 0)
 
 
-def _run_once(image: Path, command: list[str], timeout: float) -> int:
-    status, output = ARTEFACTS / "status", ARTEFACTS / "output.log"
-    status.unlink(missing_ok=True)
-    output.write_bytes(b"")
-    script = "\n".join(
-        [
-            "modprobe -a kvm_amd overlay",
-            "chmod 666 /dev/kvm",
-            f"cd {shlex.quote(str(TOP))}",
-            f"export HOME=/root LANG=C.UTF-8 PATH={shlex.quote(os.environ['PATH'])}",
-            f"{shlex.join(command)} >{shlex.quote(str(output))} 2>&1",
-            f"echo $? >{shlex.quote(str(status))}",
-        ]
-    )
-    vng = ["vng", "--run", str(image), "--verbose", "--disable-kvm", "--force-9p"]
-    vng += ["--cpus", PROCESSORS, "--memory", MEMORY, "--rwdir", str(ARTEFACTS), "--exec", script]
-    search = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
-    with (ARTEFACTS / "console.log").open("wb") as console:
-        # virtme-ng wants pipes, and an end of input would end the host.
-        process = subprocess.Popen(
-            vng,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PATH": search},
-            start_new_session=True,
+@dataclass(frozen=True)
+class Host:
+    """One emulated host for one command, in a directory that it shares with this one."""
+
+    image: Path
+    command: Sequence[str]
+    directory: Path
+    timeout: float
+
+    def run(self) -> int:
+        """A host that crashed or hung says nothing about the tests: then another one runs them."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, ATTEMPTS + 1):
+            status = self._run_once()
+            if status != UNEXPECTED_END:
+                break
+            console = self.directory / "console.log"
+            kept = console.rename(self.directory / f"console-{attempt}.log")
+            print(f"\nthe emulated host ended early (its console: {kept})", flush=True)
+        return status
+
+    def _run_once(self) -> int:
+        status, output = self.directory / "status", self.directory / "output.log"
+        status.unlink(missing_ok=True)
+        output.write_bytes(b"")
+        script = "\n".join(
+            [
+                "modprobe -a kvm_amd overlay",
+                "chmod 666 /dev/kvm",
+                f"cd {shlex.quote(str(TOP))}",
+                f"export HOME=/root LANG=C.UTF-8 PATH={shlex.quote(os.environ['PATH'])}",
+                f"{shlex.join(self.command)} >{shlex.quote(str(output))} 2>&1",
+                f"echo $? >{shlex.quote(str(status))}",
+            ]
         )
-        copier = threading.Thread(target=_copy, args=(process, console), daemon=True)
-        copier.start()
-        _follow(process, output, timeout)
-        copier.join(10)
-    return int(status.read_text()) if status.is_file() else UNEXPECTED_END
+        vng = ["vng", "--run", str(self.image), "--verbose", "--disable-kvm", "--force-9p"]
+        vng += ["--cpus", PROCESSORS, "--memory", f"{MEMORY_GIB}G"]
+        vng += ["--rwdir", str(self.directory), "--exec", script]
+        search = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
+        with (self.directory / "console.log").open("wb") as console:
+            # virtme-ng wants pipes, and an end of input would end the host.
+            process = subprocess.Popen(
+                vng,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PATH": search},
+                start_new_session=True,
+            )
+            copier = threading.Thread(target=_copy, args=(process, console), daemon=True)
+            copier.start()
+            self._follow(process, output)
+            copier.join(10)
+        return int(status.read_text()) if status.is_file() else UNEXPECTED_END
+
+    def _follow(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        deadline = time.monotonic() + self.timeout
+        heard = time.monotonic()
+        with output.open("rb") as lines:
+            incomplete = b""
+            while True:
+                ended = process.poll() is not None
+                while chunk := lines.read(65536):
+                    heard = time.monotonic()
+                    whole, newline, incomplete = (incomplete + chunk).rpartition(b"\n")
+                    _show(whole + newline)
+                if ended:
+                    _show(incomplete)
+                    return
+                if time.monotonic() > min(deadline, heard + SILENT_SECONDS):
+                    os.killpg(process.pid, 9)
+                    process.wait()
+                    print("\nthe emulated host was ended: it was silent or too slow", flush=True)
+                    return
+                time.sleep(0.2)
+
+
+def _show(output: bytes) -> None:
+    sys.stdout.buffer.write(output)
+    sys.stdout.buffer.flush()
 
 
 def _copy(process: subprocess.Popen[bytes], console: object) -> None:
@@ -102,23 +160,3 @@ def _copy(process: subprocess.Popen[bytes], console: object) -> None:
     while chunk := os.read(process.stdout.fileno(), 65536):
         console.write(chunk)  # type: ignore[attr-defined]
         console.flush()  # type: ignore[attr-defined]
-
-
-def _follow(process: subprocess.Popen[bytes], output: Path, timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    heard = time.monotonic()
-    with output.open("rb") as lines:
-        while True:
-            ended = process.poll() is not None
-            while chunk := lines.read(65536):
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
-                heard = time.monotonic()
-            if ended:
-                return
-            if time.monotonic() > min(deadline, heard + SILENT_SECONDS):
-                os.killpg(process.pid, 9)
-                process.wait()
-                print("\nthe emulated host was ended: it was silent or took too long", flush=True)
-                return
-            time.sleep(0.2)

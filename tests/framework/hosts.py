@@ -1,6 +1,6 @@
 """Run a command where microVMs run: on this host's KVM, else on an emulated one.
 
-    python -m tests.framework.hosts [--emulated] -- COMMAND...
+    python -m tests.framework.hosts [--emulated] [--split] -- COMMAND...
 
 An openable /dev/kvm proves nothing (on some cloud machines the guest dies in its first
 instructions), so the question is put to a guest.
@@ -44,13 +44,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--emulated", action="store_true", help="do not try this host's own KVM")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for an emulated run")
+    parser.add_argument(
+        "--split",
+        action="store_true",
+        help="share the tests of a pytest between as many emulated hosts as run side by side",
+    )
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
     if not arguments.emulated and runs_microvms():
         print("microVMs run on this host's own KVM", flush=True)
         return subprocess.run(arguments.command, cwd=TOP).returncode
-    print("microVMs run on emulated KVM: starting an emulated host", flush=True)
-    return emulated.run(arguments.command, arguments.timeout)
+    hosts = emulated.how_many() if arguments.split else 1
+    print(f"microVMs run on emulated KVM: starting {hosts} emulated hosts", flush=True)
+    shares = [[f"--splits={hosts}", f"--group={number}"] for number in range(1, hosts + 1)]
+    commands = [[*arguments.command, *(share if hosts > 1 else [])] for share in shares]
+    return emulated.run(commands, arguments.timeout)
 
 
 if __name__ == "__main__":

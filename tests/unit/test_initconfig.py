@@ -40,6 +40,10 @@ def plan(arguments: tuple[str, ...] = (), **variables: str) -> Plan:
         user=None,
         sandbox=True,
         console=False,
+        grace_period=8,
+        ready_timeout=None,
+        die_with_parent=False,
+        notify_socket="",
     )
 
 

@@ -1,9 +1,15 @@
-"""A message is one line, of the wanted level, on the descriptor that was given."""
+"""krunclient's messages: text for people, JSON for machines, one line each."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import select
+import time
+from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,23 +17,48 @@ from krunclient.errors import UsageError
 from krunclient.log import Log, one_line, write_all
 
 
-def written(level: str, text: str) -> bytes:
+def written(level: str, write: Callable[[Log], None], form: str = "text") -> bytes:
     reader, writer = os.pipe()
-    Log(level, writer).info(text)
+    write(Log(level, form, writer).about(root="/srv/app", port=30000))
     os.close(writer)
     with os.fdopen(reader, "rb") as file:
         return file.read()
 
 
 def test_levels_below_the_wanted_one_are_not_written() -> None:
-    assert written("info", "text") == b"krunclient: info: text\n"
-    assert written("warning", "text") == b""
+    def write(log: Log) -> None:
+        log.write("info", "start", "text")
+
+    assert written("info", write) == b"krunclient: info: text\n"
+    assert written("warning", write) == b""
+
+
+FAILURE = UsageError("it failed", "a\nb", "why", "do that")
 
 
 def test_an_error_is_one_line_of_four_parts() -> None:
-    reader, writer = os.pipe()
-    Log("error", writer).failure(UsageError("it failed", "a\nb", "why", "do that"))
-    assert os.read(reader, 200) == b"krunclient: error: it failed: a\\nb: why; do that\n"
+    line = written("error", lambda log: log.failure(FAILURE))
+    assert line == b"krunclient: error: it failed: a\\nb: why; do that\n"
+
+
+def test_an_error_as_json_is_one_object_with_its_parts() -> None:
+    line = written("error", lambda log: log.failure(FAILURE), "json")
+    assert line.count(b"\n") == 1
+    found = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop("time"))
+    assert found == {
+        "level": "error",
+        "event": "failed",
+        "pid": os.getpid(),
+        "root": "/srv/app",
+        "port": 30000,
+        "what": "it failed",
+        "thing": "a\nb",
+        "why": "why",
+        "remedy": "do that",
+        "status": 64,
+        "message": "it failed: a\nb: why; do that",
+    }
 
 
 @given(st.text(st.characters(codec="utf-8")))
@@ -37,11 +68,26 @@ def test_no_text_breaks_out_of_its_line(text: str) -> None:
     assert "\x1b" not in line
 
 
-def test_what_is_written_is_always_utf8() -> None:
-    assert written("info", os.fsdecode(b"/\xff")) == b"krunclient: info: /\\udcff\n"
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_is_written_is_always_utf8(form: str) -> None:
+    def write(log: Log) -> None:
+        log.write("error", "start", os.fsdecode(b"/\xff"))
+
+    assert b"/\\udcff" in written("error", write, form)
 
 
 def test_a_reader_that_is_gone_is_no_failure() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     assert not write_all(writer, b"text")
+
+
+def test_a_reader_that_does_not_read_holds_nothing_up_for_long() -> None:
+    _, writer = os.pipe()
+    os.set_blocking(writer, False)
+    while select.select([], [writer], [], 0)[1]:
+        os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    started = time.monotonic()
+    Log("error", descriptor=writer).write("error", "start", "text")
+    assert time.monotonic() - started < 3

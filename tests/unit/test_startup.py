@@ -27,6 +27,7 @@ OURS = {
     "krunclient.memory",
     "krunclient.plan",
     "krunclient.program",
+    "krunclient.readiness",
     "krunclient.record",
     "krunclient.sandbox",
     "krunclient.sandbox.landlock",
@@ -38,8 +39,10 @@ OURS = {
     "krunclient.supervisor",
     "krunclient.vm",
     "krunclient.vmm",
+    "krunclient.vmmlog",
+    "krunclient.watch",
 }
-STANDARD = "import sys, __future__, ctypes, errno, fcntl, os, select, stat"
+STANDARD = "import sys, __future__, ctypes, errno, fcntl, os, select, stat, time"
 LIST = 'print("\\n".join(sorted(sys.modules)))'
 
 

@@ -1,0 +1,53 @@
+"""When the mapped port accepts connections, and who is told."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from krunclient.bindings.libc import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM
+from krunclient.memory import own_stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from krunclient.bindings.libc import Libc
+
+MAX_UNIX_PATH_BYTES = 107  # sockaddr_un.sun_path without its NUL, unix(7)
+TCP_LISTEN = b"0A"  # <net/tcp_states.h>
+
+
+def notify(libc: Libc, where: str, state: bytes) -> None:
+    """Tell a service manager, sd_notify(3). `where` is a path, or a name that begins with `@`.
+
+    Raises OSError.
+    """
+    name = os.fsencode(where)[:MAX_UNIX_PATH_BYTES]
+    if name.startswith(b"@"):
+        name = b"\0" + name[1:]
+    sockaddr = AF_UNIX.to_bytes(2, "little") + name
+    descriptor = libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)
+    try:
+        libc.connect(descriptor, sockaddr, len(sockaddr))
+        os.write(descriptor, state)
+    finally:
+        os.close(descriptor)
+
+
+def is_listening(port: int) -> bool:
+    """Whether anything on this host listens on a TCP port, by proc_net_tcp.rst of the kernel."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, "rb") as file:
+                for line in file:
+                    fields = line.split()
+                    if fields[1].endswith(b":%04X" % port) and fields[3] == TCP_LISTEN:
+                        return True
+        except FileNotFoundError:
+            continue
+    return False
+
+
+def milliseconds_since_start() -> int:
+    """How long this process has been there, to 10 ms: starttime of proc_pid_stat(5)."""
+    started = int(own_stat()[22 - 3]) / os.sysconf("SC_CLK_TCK")
+    return round((time.clock_gettime(time.CLOCK_BOOTTIME) - started) * 1000)
