@@ -57,6 +57,12 @@ class Ended:
     def forced(self) -> bool:
         return self.stop is not None and self.stop.forced
 
+    def app_status(self, vmm_log: VmmLog) -> int | None:
+        """The status that the app ended with, where it did."""
+        if self.forced or os.WIFSIGNALED(self.wait_status) or vmm_log.without_status:
+            return None
+        return os.WEXITSTATUS(self.wait_status)
+
     def how(self, vmm_log: VmmLog) -> str:
         if self.forced:
             return "the VM was ended by force"
@@ -68,17 +74,17 @@ class Ended:
 
     def status(self, vmm_log: VmmLog, root_path: str) -> int:
         """krunclient's exit status. Raises VmError where the app had none."""
-        killed = os.WIFSIGNALED(self.wait_status)
-        if self.stop is not None and (self.stop.forced or killed):
+        if self.stop is not None and (self.forced or os.WIFSIGNALED(self.wait_status)):
             return 128 + self.stop.number
-        if killed or vmm_log.without_status:
+        app_status = self.app_status(vmm_log)
+        if app_status is None:
             raise VmError(
                 "the VM has ended",
                 root_path,
                 f"{self.how(vmm_log)}{vmm_log.reason()}",
                 "--console shows libkrun's own log and the guest's kernel log",
             )
-        return os.WEXITSTATUS(self.wait_status)
+        return app_status
 
 
 class Watch:
@@ -300,12 +306,14 @@ class Watch:
         seconds = time.monotonic() - self._started
         processor = ended.used.ru_utime + ended.used.ru_stime
         peak_mib = ended.used.ru_maxrss // 1024
+        how = ended.how(self._vmm_log)
         self._log.write(
             "info",
             "ended",
-            f"{ended.how(self._vmm_log)} after {seconds:.1f} s; {processor:.1f} s of processor"
+            f"{how} after {seconds:.1f} s; {processor:.1f} s of processor"
             f" time, {peak_mib} MiB of memory at most",
-            wait_status=ended.wait_status,
+            how=how,
+            app_status=ended.app_status(self._vmm_log),
             stopped_by=ended.stop.number if ended.stop else None,
             forced=ended.forced,
             seconds=round(seconds, 3),

@@ -15,13 +15,10 @@ NEWEST = GENERATIONS[-1]
 def build(directory: Path, generation: int, taken_over: str = "") -> tuple[Path, Path]:
     """A libkrun that records, and a libkrunfw with nothing in it but the soname.
 
-    `taken_over` is the body of a C function that runs where the guest would.
+    `taken_over` is C code with a function of that name, which runs where the guest would.
     """
     libkrun, libkrunfw = directory / f"libkrun-{generation}.so", directory / "libkrunfw.so.5"
-    source = SOURCE.read_text()
-    if taken_over:
-        source += f"\nvoid taken_over(void)\n{{\n{taken_over}\n}}\n"
-    compile_library(libkrun, source, f"-DGENERATION={generation}")
+    compile_library(libkrun, SOURCE.read_text() + taken_over, f"-DGENERATION={generation}")
     if not libkrunfw.exists():
         compile_library(libkrunfw, "int krunfw_get_version(void) { return 5; }")
     return libkrun, libkrunfw

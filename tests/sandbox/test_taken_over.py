@@ -6,16 +6,13 @@ every wall of the sandbox.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.framework import recorder
-from tests.framework.elf import elf
-from tests.framework.launch import Ended, Launcher
-from tests.framework.paths import TOP
+from tests.framework import fake_vmm
+from tests.framework.launch import Ended
 
 TakeOver = Callable[..., Ended]
 
@@ -25,17 +22,8 @@ def take_over(tmp_path: Path) -> TakeOver:
     """Launch with a VMM that runs this C code, and ends with status 5."""
 
     def launch(attack: str) -> Ended:
-        libkrun, libkrunfw = recorder.build(tmp_path, recorder.NEWEST, attack)
-        Path(f"{libkrun}.settings").write_text("/dev/null 5")
-        program = tmp_path / "root/bin/app"
-        program.parent.mkdir(parents=True)
-        program.write_bytes(elf())
-        program.chmod(0o755)
-        launcher = Launcher(
-            [sys.executable, "-m", "tests.framework.without_kvm"], {"PATH": "/usr/bin:/bin"}, TOP
-        )
-        libraries = ("--libkrun", libkrun, "--libkrunfw", libkrunfw)
-        return launcher.run(*libraries, tmp_path / "root", "30778")
+        launcher, arguments = fake_vmm.prepare(tmp_path, attack)
+        return launcher.run(*arguments, "30778")
 
     return launch
 

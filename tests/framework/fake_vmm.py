@@ -1,0 +1,59 @@
+"""A VMM of a few lines of C in place of libkrun's, where what is tested is the supervisor.
+
+It runs where a guest would start, behind all walls of the sandbox, and needs no KVM.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.framework import recorder
+from tests.framework.elf import elf
+from tests.framework.launch import Launcher
+from tests.framework.paths import TOP
+
+STATUS = 5
+
+# What libkrun's log says when init is about to execute the app.
+APP_STARTED = (
+    'dprintf(3, "[2026-01-01T00:00:00Z TRACE krun_devices::virtio::console::device]'
+    ' Starting port io for port 1\\n");'
+)
+LISTENING = """
+    int socket_ = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(80)};
+    if (bind(socket_, (void *)&any, sizeof(any)) || listen(socket_, 8))
+        _exit(98);
+"""
+STOPS_ON_SIGINT = "signal(SIGINT, stop);"
+IGNORES_SIGINT = "signal(SIGINT, SIG_IGN);"
+STAYS = "for (;;) pause();"
+
+INCLUDES = """
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+static void stop(int number) { _exit(number == SIGINT ? 3 : 97); }
+void (*used)(int) = stop;
+"""
+
+
+def prepare(directory: Path, *body: str) -> tuple[Launcher, list[str | Path]]:
+    """A launcher, and the arguments that come before its options: libraries and ROOT_PATH.
+
+    A VMM whose body comes to its end has the status 5.
+    """
+    libkrun, libkrunfw = recorder.build(
+        directory, recorder.NEWEST, f"{INCLUDES}\nvoid taken_over(void)\n{{\n{''.join(body)}\n}}\n"
+    )
+    Path(f"{libkrun}.settings").write_text(f"/dev/null {STATUS}")
+    program = directory / "root/bin/app"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_bytes(elf())
+    program.chmod(0o755)
+    launcher = Launcher(
+        [sys.executable, "-m", "tests.framework.without_kvm"], {"PATH": "/usr/bin:/bin"}, TOP
+    )
+    return launcher, ["--libkrun", libkrun, "--libkrunfw", libkrunfw, directory / "root"]

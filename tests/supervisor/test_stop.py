@@ -1,0 +1,256 @@
+"""A stop is asked for, waited for, and forced; a start that leads nowhere is ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.framework import fake_vmm
+from tests.framework.fake_vmm import (
+    APP_STARTED,
+    IGNORES_SIGINT,
+    LISTENING,
+    STAYS,
+    STOPS_ON_SIGINT,
+)
+from tests.framework.launch import Ended
+
+PORT = 30779
+SOON = 1.0
+
+GRACEFUL = (STOPS_ON_SIGINT, APP_STARTED, LISTENING, STAYS)
+STUBBORN = (IGNORES_SIGINT, APP_STARTED, LISTENING, STAYS)
+BOOTING = (STOPS_ON_SIGINT, STAYS)
+
+
+class Run:
+    """A launch whose messages are JSON at level info."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def wait_for(self, event: str) -> dict[str, object]:
+        """Read messages up to this one."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            found: dict[str, object] = json.loads(line)
+            if found["event"] == event:
+                return found
+        raise AssertionError(f"it ended without {event}")
+
+    def end(self, *signals: int) -> Ended:
+        started = time.monotonic()
+        for number in signals:
+            self.process.send_signal(number)
+            time.sleep(0.1)
+        stdout, stderr = self.process.communicate(timeout=20)
+        return Ended(self.process.returncode, stdout, stderr, time.monotonic() - started)
+
+
+Start = Callable[..., Run]
+
+
+def ignore_stops() -> None:
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def block_stops() -> None:
+    stops = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+
+
+STARTED_WITH = [None, ignore_stops, block_stops]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with contextlib.ExitStack() as stack:
+
+        def start(
+            vmm: tuple[str, ...],
+            *options: str,
+            env: dict[str, str] | None = None,
+            preexec: Callable[[], None] | None = None,
+        ) -> Run:
+            launcher, arguments = fake_vmm.prepare(tmp_path, *vmm)
+            process = launcher.start(
+                *arguments,
+                str(PORT),
+                "--log-level=info",
+                "--log-format=json",
+                *options,
+                env=env,
+                preexec=preexec,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return Run(process)
+
+        yield start
+
+
+@pytest.mark.parametrize("preexec", STARTED_WITH)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_an_app_that_ends_when_asked_has_its_own_status(
+    start: Start, number: int, preexec: Callable[[], None] | None
+) -> None:
+    run = start(GRACEFUL, preexec=preexec)
+    run.wait_for("ready")
+    ended = run.end(number)
+    assert ended.status == 3
+    assert ended.seconds < SOON
+
+
+@pytest.mark.parametrize("preexec", STARTED_WITH)
+def test_an_app_that_ignores_all_is_ended_after_the_grace_period(
+    start: Start, preexec: Callable[[], None] | None
+) -> None:
+    run = start(STUBBORN, "--grace-period=0.7", preexec=preexec)
+    run.wait_for("ready")
+    ended = run.end(signal.SIGHUP)
+    assert ended.status == 128 + signal.SIGHUP
+    assert 0.7 <= ended.seconds < 0.7 + SOON
+
+
+@pytest.mark.parametrize("preexec", STARTED_WITH)
+def test_a_second_signal_ends_the_vm_at_once(
+    start: Start, preexec: Callable[[], None] | None
+) -> None:
+    run = start(STUBBORN, preexec=preexec)
+    run.wait_for("ready")
+    ended = run.end(signal.SIGTERM, signal.SIGINT)
+    assert ended.status == 128 + signal.SIGTERM
+    assert ended.seconds < SOON
+
+
+def test_a_stop_before_the_app_has_started_ends_the_vm_at_once(start: Start) -> None:
+    run = start(BOOTING)
+    run.wait_for("vmm-started")
+    time.sleep(0.2)
+    ended = run.end(signal.SIGTERM)
+    assert ended.status == 128 + signal.SIGTERM
+    assert ended.seconds < SOON
+
+
+def test_an_app_that_started_is_asked_also_before_it_listens(start: Start) -> None:
+    run = start((STOPS_ON_SIGINT, APP_STARTED, STAYS))
+    run.wait_for("vmm-started")
+    time.sleep(0.5)
+    assert run.end(signal.SIGTERM).status == 3
+
+
+def test_a_vmm_that_hangs_is_ended_after_the_grace_period(start: Start) -> None:
+    run = start(GRACEFUL, "--grace-period=0.3")
+    vmm = run.wait_for("vmm-started")["vmm_pid"]
+    run.wait_for("ready")
+    assert isinstance(vmm, int)
+    os.kill(vmm, signal.SIGSTOP)
+    ended = run.end(signal.SIGTERM)
+    assert ended.status == 128 + signal.SIGTERM
+    assert ended.seconds < 0.3 + SOON
+
+
+def test_a_supervisor_that_was_stopped_goes_on_where_it_was(start: Start) -> None:
+    run = start(GRACEFUL)
+    run.wait_for("ready")
+    run.process.send_signal(signal.SIGSTOP)
+    with socket.create_connection(("127.0.0.1", PORT), timeout=5):
+        pass
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end(signal.SIGCONT).status == 3
+
+
+def test_an_app_that_never_listens_is_70_after_the_ready_timeout(start: Start) -> None:
+    run = start((APP_STARTED, STAYS), "--ready-timeout=0.5")
+    failure = run.wait_for("failed")
+    assert failure["status"] == 70
+    assert "does not listen on port 80 after 0.5 s" in str(failure["why"])
+    assert run.end().status == 70
+
+
+def test_an_app_that_listens_in_time_stays(start: Start) -> None:
+    run = start(GRACEFUL, "--ready-timeout=2")
+    run.wait_for("ready")
+    time.sleep(2.2)
+    assert run.end(signal.SIGTERM).status == 3
+
+
+def test_a_service_manager_hears_of_readiness_and_of_the_stop(start: Start, tmp_path: Path) -> None:
+    for address in (str(tmp_path / "notify"), "\0krunclient-test-notify"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(address)
+            manager.settimeout(10)
+            run = start(GRACEFUL, env={"NOTIFY_SOCKET": address.replace("\0", "@")})
+            assert manager.recv(100) == b"READY=1"
+            with socket.create_connection(("127.0.0.1", PORT), timeout=5):
+                pass
+            run.process.send_signal(signal.SIGTERM)
+            assert manager.recv(100) == b"STOPPING=1"
+            assert run.end().status == 3
+
+
+def test_a_service_manager_that_is_gone_costs_a_warning_and_no_more(start: Start) -> None:
+    run = start(GRACEFUL, env={"NOTIFY_SOCKET": "/nowhere/socket"})
+    assert "READY=1 can't be sent" in str(run.wait_for("notify")["message"])
+    assert run.end(signal.SIGTERM).status == 3
+
+
+def test_the_story_of_a_launch_is_told_in_a_few_messages(start: Start) -> None:
+    run = start(GRACEFUL)
+    seen = [run.wait_for(event) for event in ("start", "vmm-started", "ready")]
+    ended = run.end(signal.SIGTERM)
+    seen += [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [one["event"] for one in seen] == ["start", "vmm-started", "ready", "stopping", "ended"]
+    for one in seen:
+        assert (one["pid"], one["port"], one["level"]) == (run.process.pid, PORT, "info")
+        assert str(one["root"]).endswith("/root")
+    assert 0 < int(str(seen[2]["milliseconds"])) < 20_000
+    record = seen[-1]
+    assert (record["app_status"], record["stopped_by"], record["forced"]) == (3, 15, False)
+    assert float(str(record["seconds"])) > 0
+    assert int(str(record["peak_memory_mib"])) > 0
+
+
+def test_a_run_that_goes_well_says_nothing_by_default(tmp_path: Path) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path)
+    assert launcher.run(*arguments, str(PORT)).stderr == b""
+
+
+def test_with_die_with_parent_nothing_outlives_the_parent(tmp_path: Path) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path, *STUBBORN)
+
+    def is_gone_with_its_parent(*options: str) -> bool:
+        command = [*launcher.command, *arguments, str(PORT), "--log-level=info", *options]
+        script = '"$@" & echo $!; wait'
+        parent = subprocess.Popen(
+            ["sh", "-c", script, "sh", *command],
+            cwd=launcher.directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert parent.stdout is not None
+        assert parent.stderr is not None
+        supervisor = int(parent.stdout.readline())
+        while b"accepts connections" not in parent.stderr.readline():
+            pass
+        parent.kill()
+        deadline = time.monotonic() + SOON
+        while (there := Path(f"/proc/{supervisor}").exists()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if there:
+            os.kill(supervisor, signal.SIGKILL)
+        parent.communicate()
+        return not there
+
+    assert is_gone_with_its_parent("--die-with-parent")
+    assert not is_gone_with_its_parent()
