@@ -23,6 +23,7 @@ from tests.framework.fake_vmm import (
     STOPS_ON_SIGINT,
 )
 from tests.framework.launch import Ended
+from tests.framework.processes import is_gone_within
 
 PORT = 30779
 SOON = 1.0
@@ -244,13 +245,11 @@ def test_with_die_with_parent_nothing_outlives_the_parent(tmp_path: Path) -> Non
         while b"accepts connections" not in parent.stderr.readline():
             pass
         parent.kill()
-        deadline = time.monotonic() + SOON
-        while (there := Path(f"/proc/{supervisor}").exists()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if there:
+        gone = is_gone_within(SOON, supervisor)
+        if not gone:
             os.kill(supervisor, signal.SIGKILL)
         parent.communicate()
-        return not there
+        return gone
 
     assert is_gone_with_its_parent("--die-with-parent")
     assert not is_gone_with_its_parent()

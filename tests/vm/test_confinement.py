@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from krunclient.sandbox.privileges import KEPT_CAPABILITIES
 from tests.framework.launch import Launcher, Server, busybox_root, open_to
+from tests.framework.processes import is_gone_within
 from tests.vm.conftest import HTTPD, PORTS, USER
 
 NewRoot = Callable[..., Path]
@@ -125,10 +125,7 @@ def test_nothing_remains_a_second_after_the_supervisor_was_killed(doomed: Server
     vmm = vmm_of(doomed)
     doomed.process.kill()
     doomed.process.communicate()
-    deadline = time.monotonic() + 1
-    while vmm.exists() and "Z" not in status_of(vmm)["State"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert is_gone_within(1, int(vmm.name))
 
 
 def test_as_root_the_vmm_runs_as_the_user_that_was_named(
