@@ -137,6 +137,19 @@ class Server:
         return Ended(self.process.returncode, stdout, stderr, time.monotonic() - started)
 
 
+STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+
+def ignore_stops() -> None:
+    """As nohup does, and a shell for a background job. To be run before exec."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def block_stops() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
 def busybox_root(directory: Path, script: str | None = None) -> Path:
     """A root that holds busybox, and a shell script as /bin/app where one is given."""
     (directory / "bin").mkdir(parents=True)

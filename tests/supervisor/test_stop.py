@@ -22,7 +22,7 @@ from tests.framework.fake_vmm import (
     STAYS,
     STOPS_ON_SIGINT,
 )
-from tests.framework.launch import Ended
+from tests.framework.launch import Ended, block_stops, ignore_stops
 from tests.framework.processes import is_gone_within
 
 PORT = 30779
@@ -58,16 +58,6 @@ class Run:
 
 
 Start = Callable[..., Run]
-
-
-def ignore_stops() -> None:
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def block_stops() -> None:
-    stops = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
 
 
 STARTED_WITH = [None, ignore_stops, block_stops]

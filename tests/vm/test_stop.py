@@ -1,0 +1,182 @@
+"""A stop reaches the app in a real guest; what does not stop is ended; a launch tells its story."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.framework.launch import Launcher, Server, block_stops, ignore_stops, write_app
+from tests.framework.processes import is_gone_within
+from tests.vm.conftest import HTTPD
+from tests.vm.test_confinement import vmm_of
+from tests.vm.test_serving import caddy_root
+
+NewRoot = Callable[..., Path]
+Preexec = Callable[[], None] | None
+
+ANSWER_SECONDS = 2
+ANSWER_BYTES = 16 * 2**20  # more than all buffers between the app and its client hold
+STUBBORN = HTTPD.replace("exec httpd", "trap '' INT TERM; exec httpd")
+# A shell that has a status of its own when asked to stop.
+GRACEFUL = HTTPD.replace("exec httpd -f", "trap 'exit 6' INT; httpd -f").replace(
+    "/www;", "/www & while :; do wait; done;"
+)
+
+
+class SlowClient:
+    """A request whose answer is read in two halves, with a pause."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self._socket.settimeout(60)
+        self._socket.connect(("127.0.0.1", port))
+        self._socket.sendall(b"GET /large HTTP/1.0\r\nHost: guest\r\n\r\n")
+        self.received = 0
+
+    def read(self, limit: int) -> None:
+        while self.received < limit and (data := self._socket.recv(65536)):
+            self.received += len(data)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "preexec"),
+    [
+        (signal.SIGTERM, None),
+        (signal.SIGINT, ignore_stops),
+        (signal.SIGTERM, ignore_stops),
+        (signal.SIGINT, block_stops),
+    ],
+)
+def test_a_go_server_finishes_the_request_in_flight_and_ends_with_its_own_status(
+    launcher: Launcher, scratch: Path, port: int, number: int, preexec: Preexec
+) -> None:
+    root = caddy_root(scratch / "go-stop")
+    (root / "etc/Caddyfile").write_text(
+        "{\n admin off\n auto_https off\n}\n:80 {\n root * /www\n file_server\n}\n"
+    )
+    (root / "www").mkdir()
+    with (root / "www/large").open("wb") as file:
+        file.truncate(ANSWER_BYTES)
+    write_app(
+        root,
+        "#!/bin/busybox sh\n"
+        "trap : INT\n"
+        "/bin/caddy run --config /etc/Caddyfile --adapter caddyfile 2>/dev/null || exit 1\n"
+        "exit 4\n",
+    )
+    process = launcher.start(root, str(port), "--grace-period=60", preexec=preexec)
+    with Server(process, port) as server:
+        client = SlowClient(port)
+        client.read(ANSWER_BYTES // 4)
+        process.send_signal(number)
+        time.sleep(ANSWER_SECONDS)
+        assert process.poll() is None
+        client.read(2 * ANSWER_BYTES)
+        assert client.received > ANSWER_BYTES
+        client.close()
+        stdout, stderr = server.process.communicate(timeout=30)
+        assert (process.returncode, stderr) == (4, b""), stdout
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize(
+    ("number", "preexec"),
+    [(signal.SIGTERM, None), (signal.SIGINT, ignore_stops), (signal.SIGHUP, block_stops)],
+)
+def test_an_app_that_ignores_all_is_ended_after_the_grace_period_or_by_a_second_signal(
+    launcher: Launcher, new_root: NewRoot, port: int, number: int, preexec: Preexec
+) -> None:
+    root = new_root(STUBBORN)
+    with Server(launcher.start(root, str(port), "--grace-period=2", preexec=preexec), port) as one:
+        ended = one.stop(number)
+        assert ended.status == 128 + number
+        assert 2 <= ended.seconds < 4
+    with Server(launcher.start(root, str(port), preexec=preexec), port) as one:
+        one.process.send_signal(number)
+        time.sleep(1)
+        assert one.process.poll() is None
+        ended = one.stop(signal.SIGTERM)
+        assert ended.status == 128 + number
+        assert ended.seconds < 1
+
+
+def test_a_stop_while_the_guest_boots_ends_it_at_once(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    process = launcher.start(new_root(STUBBORN), str(port))
+    time.sleep(2)
+    ended = Server(process, port).stop(signal.SIGTERM)
+    assert (ended.status, ended.stderr) == (128 + signal.SIGTERM, b"")
+    assert ended.seconds < 1
+
+
+def test_an_app_that_has_started_and_does_not_listen_is_asked(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root("trap 'exit 6' INT; echo started; while :; do sleep 1; done")
+    process = launcher.start(root, str(port))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"started\n"
+    assert Server(process, port).stop(signal.SIGQUIT).status == 6
+
+
+def test_a_launch_tells_its_story_and_a_service_manager_hears_of_it(
+    launcher: Launcher, new_root: NewRoot, port: int, scratch: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(scratch / "notify"))
+        manager.settimeout(60)
+        process = launcher.start(
+            "--log-format=json",
+            "--log-level=info",
+            new_root(GRACEFUL),
+            str(port),
+            env={"NOTIFY_SOCKET": str(scratch / "notify")},
+        )
+        assert manager.recv(100) == b"READY=1"
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            pass
+        server = Server(process, port)
+        server.wait_until_it_answers()
+        # Neither bytes nor the guest depend on the supervisor, which goes on where it was.
+        process.send_signal(signal.SIGSTOP)
+        assert server.get() == b"hello\n"
+        process.send_signal(signal.SIGTERM)
+        ended = server.stop(signal.SIGCONT)
+        assert manager.recv(100) == b"STOPPING=1"
+    assert ended.status == 6, ended
+    story = [json.loads(line) for line in ended.stderr.splitlines()]
+    events = ["start", "vmm-started", "ready", "stopping", "ended"]
+    assert [one["event"] for one in story] == events
+    assert story[-1]["app_status"] == 6
+    assert story[-1]["peak_memory_mib"] < 512 + 100
+
+
+def test_an_app_that_never_listens_is_70_after_the_ready_timeout(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    ended = launcher.run(new_root("sleep 100"), str(port), "--ready-timeout=12")
+    assert ended.status == 70
+    assert "it does not listen on port 80 after 12 s" in ended.error
+
+
+def test_a_vmm_that_is_killed_is_70(launcher: Launcher, new_root: NewRoot, port: int) -> None:
+    with launcher.serve(new_root(HTTPD), port) as server:
+        vmm = int(vmm_of(server).name)
+        os.kill(vmm, signal.SIGKILL)
+        stdout, stderr = server.process.communicate(timeout=10)
+        assert server.process.returncode == 70, stdout
+        assert b"the VMM was killed by signal 9" in stderr
+        assert is_gone_within(1, vmm)
