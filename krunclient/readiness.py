@@ -1,4 +1,4 @@
-"""When the mapped port accepts connections, and who is told."""
+"""When the app has started, when the mapped port accepts connections, and who is told."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 MAX_UNIX_PATH_BYTES = 107  # sockaddr_un.sun_path without its NUL, unix(7)
 TCP_LISTEN = b"0A"  # <net/tcp_states.h>
+
+# libkrun starts a thread of this name for each port of the console that the guest opens for input
+# (src/devices/src/virtio/console/port.rs, 1.9 to 2.x): the console itself is the first.
+PORT_THREAD = b"console port"
 
 
 def notify(libc: Libc, where: str, state: bytes) -> None:
@@ -31,6 +35,22 @@ def notify(libc: Libc, where: str, state: bytes) -> None:
         os.write(descriptor, state)
     finally:
         os.close(descriptor)
+
+
+def app_has_started(vmm: int) -> bool:
+    """Whether libkrun's init has come to the app: right before it executes the app, it opens the
+    port of the app's standard input (init/init.c, setup_redirects).
+    """
+    tasks = f"/proc/{vmm}/task"
+    return [_name(f"{tasks}/{thread}/comm") for thread in os.listdir(tasks)].count(PORT_THREAD) > 1
+
+
+def _name(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read().rstrip(b"\n")
+    except OSError:
+        return b""  # the thread has ended
 
 
 def is_listening(port: int) -> bool:

@@ -1,8 +1,5 @@
 """libkrun's log, read line by line for what it alone tells.
 
-- Whether the app has started: libkrun's init opens the ports of the app's standard input and
-  output right before it executes the app (init/init.c, setup_redirects), and the console device
-  says so at trace level: "Starting port io for port N", where 0 is the console itself.
 - Whether a status is the app's: a guest that ends without having reported one (a kernel panic, a
   reset) makes libkrun exit with 0, and says at debug level "using vcpu exit code" in place of
   "using vmm exit code" (src/vmm/src/lib.rs, 1.10 to 2.x).
@@ -16,26 +13,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.log import Log
 
-# RUST_LOG of the crate env_logger. The crates were renamed after 1.x.
-FILTER = ",".join(
-    ["error"]
-    + [
-        f"{prefix}{module}"
-        for prefix in ("", "krun_")
-        for module in ("vmm=debug", "devices::virtio::console::device=trace")
-    ]
-).encode()
+# RUST_LOG of the crate env_logger. The crate was renamed after 1.x.
+FILTER = b"error,vmm=debug,krun_vmm=debug"
 
+# What the console's port has as target of its messages, old and new.
+CONSOLE = ("init_or_kernel", "devices::virtio::console::port_io")
 MAX_LINE_BYTES = 8192
 MAX_MESSAGE_CHARACTERS = 200
 MAX_OWN_ERRORS = 20  # a guest may be able to cause them
 
 
 class VmmLog:
-    """`app_started` and `without_status` as above. With `console` each error is shown as it is."""
+    """`without_status` as above. With `console` each error is shown as it is."""
 
     def __init__(self, log: Log, *, console: bool) -> None:
-        self.app_started = False
         self.without_status = False
         self._log = log
         self._console = console
@@ -64,9 +55,6 @@ class VmmLog:
                 self.without_status = True
             elif message.startswith("using vmm exit code"):
                 self.without_status = False
-        elif level == "TRACE":
-            started = message.startswith("Starting port io for port ")
-            self.app_started |= started and not message.endswith(" port 0")
         elif level == "ERROR" or not target:
             self._error(line, message.strip(), module)
 
@@ -78,7 +66,7 @@ class VmmLog:
         self._last_error = message[:MAX_MESSAGE_CHARACTERS]
         if "Kernel panic" in message and not self._panic:
             self._panic = self._last_error
-        if module == "devices::virtio::console::port_io" or self._console:
+        if module in CONSOLE or self._console:
             return
         self._own_errors += 1
         if self._own_errors <= MAX_OWN_ERRORS:

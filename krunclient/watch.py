@@ -179,7 +179,7 @@ class Watch:
             return
         self._stop = Stop(number, time.monotonic() + self._plan.grace_period)
         self._notify(b"STOPPING=1")
-        if not self._vmm_log.app_started and not self._ready:
+        if not self._ready and not readiness.app_has_started(self._child):
             self._end_by_force(self._stop, f"signal {number} before the app has started")
             return
         self._log.write(

@@ -26,9 +26,7 @@ ANSWER_SECONDS = 2
 ANSWER_BYTES = 16 * 2**20  # more than all buffers between the app and its client hold
 STUBBORN = HTTPD.replace("exec httpd", "trap '' INT TERM; exec httpd")
 # A shell that has a status of its own when asked to stop.
-GRACEFUL = HTTPD.replace("exec httpd -f", "trap 'exit 6' INT; httpd -f").replace(
-    "/www;", "/www & while :; do wait; done;"
-)
+GRACEFUL = HTTPD.replace("exec", "trap 'exit 6' INT;") + " & while :; do wait; done"
 
 
 class SlowClient:
