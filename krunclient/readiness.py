@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 MAX_UNIX_PATH_BYTES = 107  # sockaddr_un.sun_path without its NUL, unix(7)
 TCP_LISTEN = b"0A"  # <net/tcp_states.h>
 
-# libkrun starts a thread of this name for each port of the console that the guest opens for input
-# (src/devices/src/virtio/console/port.rs, 1.9 to 2.x): the console itself is the first.
-PORT_THREAD = b"console port"
-
 
 def notify(libc: Libc, where: str, state: bytes) -> None:
     """Tell a service manager, sd_notify(3). `where` is a path, or a name that begins with `@`.
@@ -37,20 +33,23 @@ def notify(libc: Libc, where: str, state: bytes) -> None:
         os.close(descriptor)
 
 
-def app_has_started(vmm: int) -> bool:
-    """Whether libkrun's init has come to the app: right before it executes the app, it opens the
-    port of the app's standard input (init/init.c, setup_redirects).
+def app_has_started(vmm: int, exec_path: str) -> bool:
+    """Whether the guest has come to its app: libkrun's virtio-fs server keeps a descriptor of each
+    file that the guest has looked up, and nothing looks the program up before init executes it.
+
+    Raises OSError.
     """
-    tasks = f"/proc/{vmm}/task"
-    return [_name(f"{tasks}/{thread}/comm") for thread in os.listdir(tasks)].count(PORT_THREAD) > 1
-
-
-def _name(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read().rstrip(b"\n")
-    except OSError:
-        return b""  # the thread has ended
+    descriptors = f"/proc/{vmm}/fd"
+    name = os.path.basename(exec_path)
+    for descriptor in os.listdir(descriptors):
+        try:
+            target = os.readlink(f"{descriptors}/{descriptor}")
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        # The way to the program may lead over symbolic links; its name stays.
+        if os.path.basename(target) == name:
+            return True
+    return False
 
 
 def is_listening(port: int) -> bool:

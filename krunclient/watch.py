@@ -179,7 +179,7 @@ class Watch:
             return
         self._stop = Stop(number, time.monotonic() + self._plan.grace_period)
         self._notify(b"STOPPING=1")
-        if not self._ready and not readiness.app_has_started(self._child):
+        if not self._ready and not self._app_has_started():
             self._end_by_force(self._stop, f"signal {number} before the app has started")
             return
         self._log.write(
@@ -190,6 +190,12 @@ class Watch:
         )
         # libkrun types ^C on the guest's console: the app gets SIGINT.
         os.kill(self._child, SIGINT)
+
+    def _app_has_started(self) -> bool:
+        try:
+            return readiness.app_has_started(self._child, self._plan.exec_path)
+        except OSError:
+            return True  # who can't be seen is asked
 
     def _end_by_force(self, stop: Stop, why: str) -> None:
         if not stop.forced:

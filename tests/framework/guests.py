@@ -14,6 +14,7 @@ from tests.framework.paths import GUESTS, TOP
 import debian  # isort: skip
 
 BUSYBOX = GUESTS / "busybox"
+APPLETS = GUESTS / "busybox-applets"  # the names that busybox answers to
 CADDY = GUESTS / "caddy"
 LIBZSTD = GUESTS / "libzstd.so.1"  # which Debian's caddy is linked to
 PROBE = GUESTS / "probe"
@@ -26,6 +27,8 @@ def prepare() -> None:
         debian.require({"no-libc-headers": "libc6-dev"})
     GUESTS.mkdir(parents=True, exist_ok=True)
     shutil.copy2(next(debian.unpack("busybox-static").glob("**/bin/busybox")), BUSYBOX)
+    applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True)
+    APPLETS.write_bytes(applets.stdout)
     shutil.copy2(debian.unpack("caddy") / "usr/bin/caddy", CADDY)
     shutil.copy2(next(debian.unpack("libzstd1").rglob(LIBZSTD.name)), LIBZSTD)
     for source in sorted(SOURCES.glob("*.c")):

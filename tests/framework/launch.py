@@ -155,9 +155,11 @@ def busybox_root(directory: Path, script: str | None = None) -> Path:
     (directory / "bin").mkdir(parents=True)
     shutil.copy2(guests.BUSYBOX, directory / "bin/busybox")
     shutil.copy2(guests.PROBE, directory / "bin/probe")
-    (directory / "bin/sh").symlink_to("busybox")
+    for applet in guests.APPLETS.read_text().split():
+        if applet != "busybox":
+            (directory / "bin" / applet).symlink_to("busybox")
     if script is not None:
-        write_app(directory, f"#!/bin/sh\nexport PATH=/bin\nbusybox --install -s /bin\n{script}\n")
+        write_app(directory, f"#!/bin/sh\nexport PATH=/bin\n{script}\n")
     return directory
 
 

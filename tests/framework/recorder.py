@@ -25,6 +25,6 @@ def build(directory: Path, generation: int, taken_over: str = "") -> tuple[Path,
 
 
 def compile_library(target: Path, source: str, *options: str) -> None:
-    command = ["gcc", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-x", "c", "-"]
+    command = ["gcc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-x", "c", "-"]
     command += [f"-Wl,-soname,{target.name}", "-o", str(target), *options]
     subprocess.run(command, input=source, text=True, check=True)
