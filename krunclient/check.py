@@ -9,7 +9,7 @@ from krunclient import host, libraries
 from krunclient.bindings import libkrun
 from krunclient.errors import HostError, LaunchError
 from krunclient.log import one_line, write_all
-from krunclient.sandbox import landlock, mounts, privileges, seccomp
+from krunclient.sandbox import landlock, lifeline, mounts, privileges, seccomp
 from krunclient.sandbox.mounts import Files
 
 TYPE_CHECKING = False
@@ -55,10 +55,11 @@ def _kvm() -> str:
 def _sandbox(libc: Libc) -> str:
     """Put the walls around a child, for real, and tell which one could not be had."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    supervisor = os.getpid()
     child = os.fork()
     if child == 0:
         try:
-            _confine(libc)
+            _confine(libc, supervisor)
         except LaunchError as error:
             write_all(writer, "\0".join(error.args).encode("utf-8", "surrogateescape"))
         except BaseException as error:
@@ -77,13 +78,15 @@ def _sandbox(libc: Libc) -> str:
     return ", ".join(["user namespace", *walls] if os.geteuid() else walls)
 
 
-def _confine(libc: Libc) -> None:
+def _confine(libc: Libc, supervisor: int) -> None:
     files = Files(root_path=SAMPLE_ROOT, overlay=None, overlay_size_mib=1, volumes=())
     steps = mounts.operations(files, user_namespace=os.geteuid() != 0, config_file=None)
     privileges.enter_namespaces(libc)
     mounts.perform(libc, steps, mounts.open_sources(steps), b"")
     privileges.drop_capabilities(libc)
-    seccomp.install(libc, seccomp.assemble(os.uname().machine, os.getpid()))
+    machine = os.uname().machine
+    lifeline.start(libc, machine, supervisor)
+    seccomp.install(libc, seccomp.assemble(machine, os.getpid(), set_id_bits=False))
 
 
 def _landlock(libc: Libc) -> str:

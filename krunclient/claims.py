@@ -1,7 +1,7 @@
 """What one VM has for itself on the host: LOCAL_PORT and its overlay, until it is gone.
 
-A claim is a descriptor that the supervisor and the VMM child both hold, so that it ends when the
-last of them does, however that happens.
+A claim is held by descriptors, so that it ends with the processes that have them, however that
+happens. The overlay's is held by the VMM child too: nobody else may write there before it is gone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from krunclient.bindings.libc import (
     IPV6_V6ONLY,
     SO_REUSEADDR,
     SOCK_CLOEXEC,
-    SOCK_DGRAM,
     SOCK_STREAM,
     SOL_SOCKET,
     set_option,
@@ -28,40 +27,74 @@ from krunclient.errors import BusyError, HostError, LaunchError, PermissionDenie
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from krunclient.bindings.libc import Libc
 
 LOCK_NAME = "lock"
 
 
-def claim_port(libc: Libc, listen: Endpoint) -> tuple[int, ...]:
-    """Claim a port against all others. Returns the descriptors that hold the claim.
+class PortClaim:
+    """LOCAL_PORT, on all of the host's addresses.
 
-    A name in the abstract UNIX namespace, which belongs to the network namespace as ports do,
-    keeps a second krunclient out. A bind to all of the host's addresses finds whoever listens
-    already, at whatever address. A socket that stays bound, without listening, keeps the port
-    from being given out by the kernel or bound by a program that does not set SO_REUSEADDR.
+    Two sockets are bound to it, one for IPv4 and one for IPv6, and never listen. Without
+    SO_REUSEADDR they keep everybody else from binding the port on whatever address, also with
+    SO_REUSEADDR or SO_REUSEPORT. A name in the abstract UNIX namespace, which belongs to the
+    network namespace as ports do, is there for a second krunclient to find.
+    """
+
+    def __init__(self, libc: Libc, mark: int, bound: tuple[int, ...]) -> None:
+        self._libc = libc
+        self._mark = mark
+        self._bound = bound
+
+    def release(self) -> None:
+        for descriptor in (self._mark, *self._bound):
+            os.close(descriptor)
+
+    def let(self, bind_or_listen: Callable[[], object]) -> None:
+        """Make a call on a socket of ours with SO_REUSEADDR. Raises OSError."""
+        self._allow_reuse(1)
+        try:
+            bind_or_listen()
+        finally:
+            self._allow_reuse(0)
+
+    def _allow_reuse(self, allow: int) -> None:
+        for descriptor in self._bound:
+            set_option(self._libc, descriptor, SOL_SOCKET, SO_REUSEADDR, allow)
+
+
+def claim_port(libc: Libc, listen: Endpoint) -> PortClaim:
+    """Claim a port against all others, for as long as this process lives.
 
     Raises BusyError, PermissionDeniedError, or HostError for an address that is not the host's.
     """
     name = b"\0krunclient-port-%d" % listen.port
     sockaddr = AF_UNIX.to_bytes(2, "little") + name
-    mark = libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)
+    # Nobody can send anything to a stream socket that does not listen.
+    mark = libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
     try:
         libc.bind(mark, sockaddr, len(sockaddr))
     except OSError as error:
         raise _port_error(listen, error) from None
+    descriptors = []
     for family, size in ((AF_INET, 4), (AF_INET6, 16)):
         everywhere = Endpoint(packed=bytes(size), port=listen.port)
         try:
-            os.close(_bound(libc, family, everywhere, v6_only=True))
+            descriptors.append(_bound(libc, family, everywhere, v6_only=True))
         except OSError as error:
             # A host without IPv6 has no such sockets, or no such addresses.
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 raise _port_error(listen, error) from None
+    claim = PortClaim(libc, mark, tuple(descriptors))
     try:
-        return mark, _bound(libc, listen.family, listen, v6_only=False)
+        # Whether the address is the host's.
+        os.close(_bound(libc, listen.family, listen, v6_only=False))
     except OSError as error:
         raise _port_error(listen, error) from None
+    claim.let(lambda: None)
+    return claim
 
 
 def _bound(libc: Libc, family: int, endpoint: Endpoint, *, v6_only: bool) -> int:
@@ -100,7 +133,7 @@ def claim_overlay(directory: str) -> int:
     """
     path = os.path.join(directory, LOCK_NAME)
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = os.open(path, flags, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("error", "warning", "info", "debug")
 FORMATS = ("text", "json")
-PATIENCE_MILLISECONDS = 1000
+PATIENCE_MILLISECONDS = 1000  # how long a reader may let us wait; then lines are lost
 
 
 class Log:
@@ -33,6 +33,7 @@ class Log:
         self._level = level
         self._form = form
         self._descriptor = descriptor
+        self._patience = PATIENCE_MILLISECONDS
         self._context = {"pid": os.getpid(), **context}
 
     def about(self, **context: str | int) -> Log:
@@ -65,16 +66,15 @@ class Log:
         return json.dumps({**head, **self._context, **fields, "message": text})
 
     def _put(self, line: str) -> None:
-        # A launcher must hear a stop also while nobody reads what it has to say.
-        if _writable(self._descriptor):
+        # A launcher must hear a stop also while nobody reads what it has to say. A pipe that can
+        # be written to has room for 4096 bytes, pipe(7).
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        if poll.poll(self._patience):
             write_all(self._descriptor, f"{line}\n".encode("utf-8", "backslashreplace"))
-
-
-def _writable(descriptor: int) -> bool:
-    """Whether a line can be written soon. A pipe that says so has room for 4096 bytes, pipe(7)."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    return bool(poll.poll(PATIENCE_MILLISECONDS))
+            self._patience = PATIENCE_MILLISECONDS
+        else:
+            self._patience = 0
 
 
 def timestamp() -> str:

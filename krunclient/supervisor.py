@@ -51,10 +51,11 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
         vcpus=plan.vcpus,
         memory_mib=plan.memory_mib,
     )
-    claimed = claims.claim_port(libc, listen)
+    port_claim = claims.claim_port(libc, listen)
+    overlay_claim: tuple[int, ...] = ()
     if plan.files.overlay is not None:
         as_user(plan, mounts.prepare_overlay, plan.files.overlay)
-        claimed += (claims.claim_overlay(plan.files.overlay),)
+        overlay_claim = (claims.claim_overlay(plan.files.overlay),)
     memory.hide_values()
     privileges.forbid_core_dumps(libc)
     log_reader, log_writer = os.pipe2(os.O_CLOEXEC)
@@ -63,20 +64,20 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
-        inherited = (log_writer, report_writer, go_reader, *claimed)
+        inherited = (log_writer, report_writer, go_reader, *overlay_claim)
         vmm.main(plan, libc, supervisor, inherited)
     for descriptor in (log_writer, report_writer, go_reader):
         os.close(descriptor)
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     log.write("info", "vmm-started", f"the VMM is process {child}", vmm_pid=child)
-    terminal = _Terminal()
+    streams = _Streams()
     try:
         watching = watch.Watch(
-            plan, libc, log, child, signals, log_reader, report_reader, go_writer
+            plan, libc, log, port_claim, child, signals, log_reader, report_reader, go_writer
         )
         return watching.run()
     finally:
-        terminal.restore()
+        streams.restore()
 
 
 def as_user(plan: Plan, action: Callable[[str], None], path: str) -> None:
@@ -94,20 +95,23 @@ def as_user(plan: Plan, action: Callable[[str], None], path: str) -> None:
         os.setegid(0)
 
 
-class _Terminal:
-    """The terminal's settings at the start: libkrun changes them, and a VMM that is killed can't
-    give them back.
+class _Streams:
+    """How standard input, output and error were at the start. They are shared with others, and a
+    VMM changes them: libkrun the terminal's modes, and one that was killed gives nothing back.
     """
 
     def __init__(self) -> None:
-        self._descriptor = next((number for number in (0, 1, 2) if os.isatty(number)), None)
-        if self._descriptor is not None:
+        self._blocking = [(number, os.get_blocking(number)) for number in (0, 1, 2)]
+        self._terminal = next((number for number in (0, 1, 2) if os.isatty(number)), None)
+        if self._terminal is not None:
             import termios
 
-            self._settings = termios.tcgetattr(self._descriptor)
+            self._modes = termios.tcgetattr(self._terminal)
 
     def restore(self) -> None:
-        if self._descriptor is not None:
+        for number, blocking in self._blocking:
+            os.set_blocking(number, blocking)
+        if self._terminal is not None:
             import termios
 
-            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._settings)
+            termios.tcsetattr(self._terminal, termios.TCSANOW, self._modes)

@@ -25,10 +25,11 @@ from krunclient.bindings.libc import (
 )
 from krunclient.errors import ERRORS_BY_STATUS, HostError, LaunchError, VmError, reason
 from krunclient.log import write_all
-from krunclient.sandbox import landlock, mounts, privileges, seccomp
+from krunclient.sandbox import landlock, lifeline, mounts, privileges, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
     from krunclient.bindings.libc import Libc
@@ -59,7 +60,9 @@ def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) ->
         if plan.user is not None:
             privileges.become(plan.user)
             die_with(libc, supervisor)  # a change of user has undone it
-        root = confine(plan, libc, krun, config) if plan.sandbox else plan.root_path
+        root = plan.root_path
+        if plan.sandbox:
+            root = confine(plan, libc, krun, config, supervisor)
         vm.start(plan, libc, krun, config, root, LOG)
     except LaunchError as error:
         report(error)
@@ -110,7 +113,7 @@ def leave_the_terminal() -> None:
         os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0)
 
 
-def confine(plan: Plan, libc: Libc, krun: libkrun.Krun, config: bytes) -> str:
+def confine(plan: Plan, libc: Libc, krun: libkrun.Krun, config: bytes, supervisor: int) -> str:
     """Put every wall around this process. Returns where the guest's root is now.
 
     Raises LaunchError or OSError.
@@ -133,23 +136,30 @@ def confine(plan: Plan, libc: Libc, krun: libkrun.Krun, config: bytes) -> str:
     mounts.perform(libc, steps, sources, config)
     for descriptor in sources.values():
         os.close(descriptor)
-    privileges.set_limits(libc, plan.memory_mib)
+    if plan.user is not None:
+        # The supervisor is root and needs no leave; that user's other processes get none.
+        libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    privileges.set_limits(libc, plan.memory_mib, plan.vcpus, user_namespace=unprivileged)
     privileges.drop_capabilities(libc)
     abi = landlock.version(libc)
     allowed = landlock.rules(GUEST_ROOT, "/dev/kvm", "/proc/self/fd", abi) if abi else ()
     landlock.restrict(libc, allowed, abi)
-    libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)  # a change of capabilities has undone it
-    wait_for_supervision(libc, plan.machine)
+    lifeline.start(libc, plan.machine, supervisor)
+    writable = any(not volume.read_only for volume in plan.files.volumes)
+    # A file on a volume that runs as its owner would run so for every user of the host.
+    wait_for_supervision(
+        libc, seccomp.assemble(plan.machine, os.getpid(), set_id_bits=not writable)
+    )
     return GUEST_ROOT
 
 
-def wait_for_supervision(libc: Libc, machine: str) -> None:
+def wait_for_supervision(libc: Libc, program: Sequence[seccomp.Instruction]) -> None:
     """Install the filter, hand its listener to the supervisor, and keep no hold of it.
 
     Whoever has the listener decides on the calls that the filter stops: the VMM must not.
     """
     try:
-        listener = seccomp.install(libc, seccomp.assemble(machine, os.getpid()))
+        listener = seccomp.install(libc, program)
     except OSError as error:
         raise HostError(
             "the sandbox can't be made",

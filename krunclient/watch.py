@@ -14,7 +14,7 @@ import time
 
 from krunclient import readiness, vmm
 from krunclient.bindings.libc import SIGINT, SIGKILL, SIGNALFD_RECORD_BYTES
-from krunclient.errors import HostError, LaunchError, VmError, reason
+from krunclient.errors import BusyError, HostError, LaunchError, VmError, reason
 from krunclient.sandbox import network
 from krunclient.vmmlog import VmmLog
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from krunclient.bindings.libc import Libc
+    from krunclient.claims import PortClaim
     from krunclient.log import Log
     from krunclient.plan import Plan
 
@@ -95,6 +96,7 @@ class Watch:
         plan: Plan,
         libc: Libc,
         log: Log,
+        port_claim: PortClaim,
         child: int,
         signals: int,
         log_reader: int,
@@ -104,6 +106,7 @@ class Watch:
         self._plan = plan
         self._libc = libc
         self._log = log
+        self._port_claim = port_claim
         self._child = child
         self._process = os.pidfd_open(child)
         self._signals = signals
@@ -238,9 +241,13 @@ class Watch:
             )
 
     def _check_readiness(self) -> None:
-        if self._ready or self._stop is not None:
+        if self._ready or self._stop is not None or self._failure is not None:
             return
         listen = self._plan.policy.listen
+        if self._warden is not None and self._warden.port_is_lost:
+            why = "another program has taken it"
+            self._fail(BusyError("LOCAL_PORT can't be used", listen.text(), why, "try again"))
+            return
         if self._plan.sandbox:
             self._ready = self._warden is not None and self._warden.listening
         else:
@@ -291,6 +298,7 @@ class Watch:
             self._libc,
             self._plan.policy,
             self._plan.machine,
+            self._port_claim,
             self._child,
             self._process,
             listener,

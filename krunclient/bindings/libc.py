@@ -48,8 +48,8 @@ SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGTERM, SIGTTOU = 1, 2, 3, 9, 15, 22
 
 # <sys/socket.h> and <netinet/in.h>
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
-SOCK_STREAM, SOCK_DGRAM, SOCK_CLOEXEC = 1, 2, 0o2000000
-SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT = 1, 2, 15
+SOCK_STREAM, SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK = 1, 2, 0o2000000, 0o4000
+SOL_SOCKET, SO_REUSEADDR = 1, 2
 IPPROTO_TCP, IPPROTO_IPV6, IPV6_V6ONLY = 6, 41, 26
 
 # <linux/sched.h>, <sys/mount.h>
@@ -57,9 +57,13 @@ CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
+# <linux/mount.h>, <fcntl.h>
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 
 # <sys/resource.h>
-RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE = 2, 4, 7, 8, 12
+RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE, RLIMIT_MEMLOCK = 2, 4, 6, 7, 8
+RLIMIT_AS, RLIMIT_MSGQUEUE = 9, 12
 
 SFD_NONBLOCK_CLOEXEC = 0o2004000
 SIGNALFD_RECORD_BYTES = 128  # sizeof(struct signalfd_siginfo); ssi_signo comes first
@@ -87,6 +91,21 @@ class SignalSet(Structure):
         for number in signals:
             signal_set.words[0] |= 1 << (number - 1)
         return signal_set
+
+    @classmethod
+    def full(cls) -> SignalSet:
+        return cls.of(*range(1, 65))
+
+
+class MountAttributes(Structure):
+    """struct mount_attr, mount_setattr(2)."""
+
+    _fields_ = (
+        ("set", c_uint64),
+        ("clear", c_uint64),
+        ("propagation", c_uint64),
+        ("user_namespace", c_uint64),
+    )
 
 
 class ResourceLimit(Structure):
@@ -165,6 +184,10 @@ class Libc(Library):
         """signal(2). The former handler."""
 
     @function(ERRNO)
+    def pause(self) -> int:
+        """pause(2). Always raises OSError, with EINTR."""
+
+    @function(ERRNO)
     def clearenv(self) -> int:
         """clearenv(3)."""
 
@@ -211,6 +234,14 @@ class Libc(Library):
     @function(ERRNO, c_int, c_char_p, POINTER(OpenHow), c_size_t, numbers=every(437))
     def openat2(self, directory: int, path: bytes, how: OpenHow, size: int, /) -> int:
         """openat2(2), Linux 5.6."""
+
+    @function(
+        ERRNO, c_int, c_char_p, c_uint32, POINTER(MountAttributes), c_size_t, numbers=every(442)
+    )
+    def mount_setattr(
+        self, directory: int, path: bytes, flags: int, attributes: MountAttributes, size: int, /
+    ) -> int:
+        """mount_setattr(2), Linux 5.12."""
 
     @function(ERRNO, c_int, c_int, c_uint32, numbers=every(438))
     def pidfd_getfd(self, process: int, descriptor: int, flags: int, /) -> int:

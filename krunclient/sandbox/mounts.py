@@ -12,11 +12,18 @@ in them means anything.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import stat
 
 from krunclient.bindings.libc import (
+    AT_FDCWD,
+    AT_RECURSIVE,
     MNT_DETACH,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
     MS_BIND,
     MS_NODEV,
     MS_NOEXEC,
@@ -25,6 +32,7 @@ from krunclient.bindings.libc import (
     MS_RDONLY,
     MS_REC,
     MS_REMOUNT,
+    MountAttributes,
 )
 from krunclient.errors import BusyError, HostError, LaunchError, PermissionDeniedError, reason
 from krunclient.record import Record
@@ -102,10 +110,14 @@ class Directory(Operation):
 
 
 class BindDevice(Operation):
-    """A device of the host at a file of the new root."""
+    """A device of the host at a file of the new root.
+
+    In a user namespace nobody owns it, and it can't be changed.
+    """
 
     device: str
     path: str
+    user_namespace: bool
 
     def source(self) -> str:
         return self.device
@@ -113,6 +125,10 @@ class BindDevice(Operation):
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
         os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         _bind(libc, sources[self.device], self.path, MS_BIND)
+        if not self.user_namespace:
+            # The device itself is used, not changed: root could give it other rights.
+            flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC
+            libc.mount(None, self.path.encode(), None, flags, None)
 
 
 class BindDescriptors(Operation):
@@ -129,14 +145,24 @@ class BindTree(Operation):
 
     host_directory: str
     path: str
-    read_only: bool
 
     def source(self) -> str:
         return self.host_directory
 
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
         _bind(libc, sources[self.host_directory], self.path, MS_BIND | MS_REC)
-        _restrict(libc, self.path, MS_RDONLY if self.read_only else 0)
+
+
+class BindLayer(BindTree):
+    """An overlay directory, which must still be what `prepare_overlay` left."""
+
+    def execute(self, libc: Libc, sources: dict[str, int]) -> None:
+        super().execute(libc, sources)
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            check_layer(descriptor, self.host_directory)
+        finally:
+            os.close(descriptor)
 
 
 class MemoryLayer(Operation):
@@ -226,8 +252,12 @@ class BindVolume(Operation):
         # Not by the descriptor's link for the second mount: that names what is now covered.
         _bind(libc, sources[self.host_directory], f"/proc/self/fd/{place}", MS_BIND | MS_REC)
         os.close(place)
-        path = f"{GUEST}/{self.guest_directory.lstrip('/')}"
-        _restrict(libc, path, MS_RDONLY if self.read_only else 0)
+        path = os.fsencode(f"{GUEST}/{self.guest_directory.lstrip('/')}")
+        attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+        attributes |= MOUNT_ATTR_RDONLY if self.read_only else 0
+        wanted = MountAttributes(attributes)
+        # With what is mounted below it.
+        libc.mount_setattr(AT_FDCWD, path, AT_RECURSIVE, wanted, ctypes.sizeof(wanted))
 
 
 class ConfigFile(Operation):
@@ -267,7 +297,7 @@ def operations(
     if files.overlay is None:
         layer: Operation = MemoryLayer(path="layer", bytes=files.overlay_size_mib * 2**20)
     else:
-        layer = BindTree(host_directory=files.overlay, path="layer", read_only=False)
+        layer = BindLayer(host_directory=files.overlay, path="layer")
     config = (ConfigFile(path=config_file),) if config_file else ()
     return (
         Detach(),
@@ -277,9 +307,9 @@ def operations(
         Directory(path=GUEST),
         Directory(path="proc/self/fd"),
         Directory(path="dev"),
-        BindDevice(device="/dev/kvm", path="dev/kvm"),
+        BindDevice(device="/dev/kvm", path="dev/kvm", user_namespace=user_namespace),
         BindDescriptors(path="proc/self/fd"),
-        BindTree(host_directory=files.root_path, path="lower", read_only=True),
+        BindTree(host_directory=files.root_path, path="lower"),
         layer,
         SameOwnerAndMode(like="lower", path="layer/upper", owner_too=not user_namespace),
         Overlay(lower="lower", layer="layer", path=GUEST, user_xattr=user_namespace),
@@ -338,14 +368,52 @@ def _write_private(path: str, content: bytes) -> None:
 
 
 def prepare_overlay(directory: str) -> None:
-    """Make the two directories of a layer that stays. Raises PermissionDeniedError, HostError."""
-    for path in (directory, f"{directory}/upper", f"{directory}/work"):
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise _error(error, path, "mkdir") from None
+    """Make the directories of a layer that stays, closed to all but this user.
+
+    What a guest writes there may be set-user-ID. Raises PermissionDeniedError, HostError.
+    """
+    try:
+        _make_directory(directory)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(directory, flags)
+    except OSError as error:
+        raise _error(error, directory, "mkdir") from None
+    try:
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            os.fchmod(descriptor, 0o700)
+        for name in ("upper", "work"):
+            _make_directory(name, descriptor)
+        check_layer(descriptor, directory)
+    except OSError as error:
+        raise _error(error, directory, "mkdir") from None
+    finally:
+        os.close(descriptor)
+
+
+def _make_directory(path: str, parent: int | None = None) -> None:
+    try:
+        os.mkdir(path, 0o700, dir_fd=parent)
+    except FileExistsError:
+        pass
+
+
+def check_layer(descriptor: int, directory: str) -> None:
+    """Raises PermissionDeniedError where anybody else could have put something in the place of
+    the layer: another user's directory, or a symbolic link.
+    """
+    found = os.fstat(descriptor)
+    inside = (os.stat(name, dir_fd=descriptor, follow_symlinks=False) for name in ("upper", "work"))
+    if found.st_uid != os.geteuid():
+        why = f"it belongs to user {found.st_uid}"
+    elif found.st_mode & 0o077:
+        why = f"its mode is {found.st_mode & 0o7777:o}, open to others"
+    elif not all(stat.S_ISDIR(one.st_mode) for one in inside):
+        why = "upper and work in it are not both directories"
+    else:
+        return
+    raise PermissionDeniedError(
+        "the overlay can't be used", directory, why, "give a directory of this user's own"
+    )
 
 
 def _error(error: OSError, thing: str, step: str) -> LaunchError:
@@ -362,31 +430,11 @@ def _error(error: OSError, thing: str, step: str) -> LaunchError:
         "Overlay": "use Linux 5.11 or later with overlayfs (modprobe overlay), and layers on a "
         "file system that overlayfs takes",
         "BindTree": "let nothing be mounted below that directory",
-        "BindVolume": "let the place in the guest be a directory, with no link on the way",
+        "BindVolume": "let the place in the guest be a directory, with no link on the way, "
+        "and use Linux 5.12 or later",
     }.get(step, "see what this host lacks by krunclient --check")
     return HostError("the guest's files can't be set up", thing, f"{step}: {reason(error)}", remedy)
 
 
 def _bind(libc: Libc, source: int, target: str, flags: int) -> None:
     libc.mount(f"/proc/self/fd/{source}".encode(), os.fsencode(target), None, flags, None)
-
-
-def _restrict(libc: Libc, path: str, flags: int) -> None:
-    """Set a mount's own flags. In a user namespace those that it came with can't be taken off."""
-    kept = os.statvfs(path).f_flag & (MS_NOEXEC | MS_RDONLY)
-    atime = os.statvfs(path).f_flag & ATIME_FLAGS
-    flags |= MS_REMOUNT | MS_BIND | KEEP | kept | _atime(atime)
-    libc.mount(None, os.fsencode(path), None, flags, None)
-
-
-# statvfs(3) and mount(2) have other numbers for the same flags of access times.
-ATIME_FLAGS = os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME
-MS_NOATIME, MS_NODIRATIME, MS_RELATIME = 1024, 2048, 1 << 21
-
-
-def _atime(found: int) -> int:
-    return (
-        (MS_NOATIME if found & os.ST_NOATIME else 0)
-        | (MS_NODIRATIME if found & os.ST_NODIRATIME else 0)
-        | (MS_RELATIME if found & os.ST_RELATIME else 0)
-    )

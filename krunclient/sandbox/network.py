@@ -2,8 +2,9 @@
 
 Guest sockets are made in the VMM, so bind(2), connect(2) and listen(2) of the VMM are what the
 guest may do. The seccomp filter stops each such call and tells the supervisor, which reads the
-address once, asks the policy, and makes the call itself on the same socket: the VMM can't change
-an address between the check and the use. No byte of a connection passes here.
+address once, asks the policy, and makes the call itself, on a socket of its own that then takes
+the place of the VMM's: the VMM can't change an address between the check and the use, nor give
+the socket options that lead it elsewhere. No byte of a connection passes here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from krunclient.bindings.libc import (
     IPPROTO_IPV6,
     IPV6_V6ONLY,
     SO_REUSEADDR,
-    SO_REUSEPORT,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
     SOL_SOCKET,
     set_option,
 )
@@ -31,11 +34,14 @@ from krunclient.sandbox.seccomp import AUDIT_ARCHITECTURES, SYSCALLS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
+    from krunclient.claims import PortClaim
 
 # <linux/seccomp.h>
 NOTIF_RECV = 0xC0502100
 NOTIF_SEND = 0xC0182101
 NOTIF_ID_VALID = 0x40082102
+NOTIF_ADDFD = 0x40182103
+ADDFD_FLAG_SETFD = 1
 
 MAX_SOCKADDR_BYTES = 128  # struct sockaddr_storage
 
@@ -78,6 +84,18 @@ class Response(Structure):
     _fields_ = (("id", c_uint64), ("value", c_int64), ("error", c_int32), ("flags", c_uint32))
 
 
+class AddDescriptor(Structure):
+    """struct seccomp_notif_addfd, Linux 5.9."""
+
+    _fields_ = (
+        ("id", c_uint64),
+        ("flags", c_uint32),
+        ("source", c_uint32),
+        ("target", c_uint32),
+        ("target_flags", c_uint32),
+    )
+
+
 class RefusedError(Exception):
     """The call gets this errno."""
 
@@ -90,14 +108,23 @@ class Warden:
     """Answers the notifications of one VMM."""
 
     def __init__(
-        self, libc: Libc, policy: Policy, machine: str, process: int, pidfd: int, listener: int
+        self,
+        libc: Libc,
+        policy: Policy,
+        machine: str,
+        claim: PortClaim,
+        process: int,
+        pidfd: int,
+        listener: int,
     ) -> None:
-        """`listening` turns true with the guest's own listener.
+        """`listening` turns true with the guest's own listener, `port_is_lost` where another
+        program has taken the port in the moment in which that was made.
 
         Raises OSError where the VMM's memory can't be read.
         """
         self._libc = libc
         self._policy = policy
+        self._claim = claim
         self._pidfd = pidfd
         self._memory = os.open(f"/proc/{process}/mem", os.O_RDONLY | os.O_CLOEXEC)
         column = list(AUDIT_ARCHITECTURES).index(machine)
@@ -108,6 +135,7 @@ class Warden:
         }
         self.listener = listener
         self.listening = False
+        self.port_is_lost = False
 
     def answer(self) -> None:
         """Take one notification and answer it. A call that was interrupted meanwhile is gone."""
@@ -123,6 +151,10 @@ class Warden:
             code = refused.code
         except OSError as error:
             code = error.errno or errno.EPERM
+            self.port_is_lost |= code == errno.EADDRINUSE and not self.listening
+        except Exception:
+            # Nothing that a VMM hands over may end the supervisor: an address past all memory, say.
+            code = errno.EFAULT
         response = Response(notification.id, 0, -code, 0)
         try:
             self._libc.ioctl(self.listener, NOTIF_SEND, ctypes.byref(response))
@@ -133,21 +165,20 @@ class Warden:
         wanted = self._address(notification)
         if not self._policy.may_listen(wanted):
             raise RefusedError(errno.EACCES)
-        socket = self._socket(notification)
+        listen = self._policy.listen
+        family = self._family(notification)
+        if family == AF_INET and listen.family == AF_INET6:
+            raise RefusedError(errno.EAFNOSUPPORT)
+        own = self._libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
         try:
-            listen = self._policy.listen
-            family = self._family(socket)
-            if family == AF_INET and listen.family == AF_INET6:
-                raise RefusedError(errno.EAFNOSUPPORT)
-            set_option(self._libc, socket, SOL_SOCKET, SO_REUSEADDR, 1)
-            # libkrun sets it, and would share the port with whoever sets it too.
-            set_option(self._libc, socket, SOL_SOCKET, SO_REUSEPORT, 0)
+            set_option(self._libc, own, SOL_SOCKET, SO_REUSEADDR, 1)
             if family == AF_INET6:
-                set_option(self._libc, socket, IPPROTO_IPV6, IPV6_V6ONLY, 0)
+                set_option(self._libc, own, IPPROTO_IPV6, IPV6_V6ONLY, 0)
             sockaddr = listen.sockaddr(family)
-            self._libc.bind(socket, sockaddr, len(sockaddr))
+            self._claim.let(lambda: self._libc.bind(own, sockaddr, len(sockaddr)))
+            self._replace(notification, own)
         finally:
-            os.close(socket)
+            os.close(own)
 
     def _listen(self, notification: Notification) -> None:
         """listen(2) without a bind would take a port of the kernel's choice."""
@@ -156,7 +187,7 @@ class Warden:
             if self._local(socket) != self._policy.listen:
                 raise RefusedError(errno.EACCES)
             backlog = c_int32(notification.arguments[1]).value
-            self._libc.listen(socket, backlog)
+            self._claim.let(lambda: self._libc.listen(socket, backlog))
             self.listening = True
         finally:
             os.close(socket)
@@ -165,16 +196,27 @@ class Warden:
         wanted = self._address(notification)
         if wanted is None or not self._policy.may_connect(wanted):
             raise RefusedError(errno.EACCES)
-        socket = self._socket(notification)
+        family = self._family(notification)
+        if family == AF_INET and wanted.family == AF_INET6:
+            raise RefusedError(errno.EAFNOSUPPORT)
+        # The VMM waits for the end of the connect by poll; this process must not wait.
+        own = self._libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
         try:
-            # The VMM waits for the end of the connect by poll; this process must not wait.
-            os.set_blocking(socket, False)
-            sockaddr = wanted.sockaddr(self._family(socket))
-            self._libc.connect(socket, sockaddr, len(sockaddr))
-        except ValueError:
-            raise RefusedError(errno.EAFNOSUPPORT) from None
+            sockaddr = wanted.sockaddr(family)
+            try:
+                self._libc.connect(own, sockaddr, len(sockaddr))
+            except BlockingIOError:
+                self._replace(notification, own)
+                raise
+            self._replace(notification, own)
         finally:
-            os.close(socket)
+            os.close(own)
+
+    def _replace(self, notification: Notification, own: int) -> None:
+        """Put a socket of ours in the place of the one that the call is about."""
+        number = c_int32(notification.arguments[0]).value
+        added = AddDescriptor(notification.id, ADDFD_FLAG_SETFD, own, number, os.O_CLOEXEC)
+        self._libc.ioctl(self.listener, NOTIF_ADDFD, ctypes.byref(added))
 
     def _address(self, notification: Notification) -> Endpoint | None:
         pointer, size = notification.arguments[1], notification.arguments[2]
@@ -201,7 +243,15 @@ class Warden:
         self._libc.getsockname(socket, buffer, size)
         return address.from_sockaddr(buffer.raw[: size.value])
 
-    def _family(self, socket: int) -> int:
-        buffer = ctypes.create_string_buffer(MAX_SOCKADDR_BYTES)
-        self._libc.getsockname(socket, buffer, c_uint32(MAX_SOCKADDR_BYTES))
-        return int.from_bytes(buffer.raw[:2], "little")
+    def _family(self, notification: Notification) -> int:
+        """Raises RefusedError where the call is about anything but a socket for IP."""
+        socket = self._socket(notification)
+        try:
+            buffer = ctypes.create_string_buffer(MAX_SOCKADDR_BYTES)
+            self._libc.getsockname(socket, buffer, c_uint32(MAX_SOCKADDR_BYTES))
+        finally:
+            os.close(socket)
+        family = int.from_bytes(buffer.raw[:2], "little")
+        if family not in (AF_INET, AF_INET6):
+            raise RefusedError(errno.EACCES)
+        return family

@@ -9,11 +9,13 @@ from krunclient.bindings.libc import (
     CLONE_NEWUSER,
     PR_CAPBSET_DROP,
     PR_SET_NO_NEW_PRIVS,
+    RLIMIT_AS,
     RLIMIT_CORE,
     RLIMIT_DATA,
     RLIMIT_MEMLOCK,
     RLIMIT_MSGQUEUE,
     RLIMIT_NOFILE,
+    RLIMIT_NPROC,
     CapabilityHeader,
     CapabilitySets,
     ResourceLimit,
@@ -43,6 +45,12 @@ CAPABILITY_VERSION_3 = 0x20080522
 MAX_OPEN_FILES = 65536
 # What a VMM takes beside the guest's RAM: code, stacks, buffers of 1 to 2 MiB a device.
 MAX_OWN_MEMORY_MIB = 512
+# And of addresses, which bounds the memory that is shared and what the kernel needs for maps:
+# about 600 MiB are in use, and the C library may reserve an arena for each thread.
+MAX_OWN_ADDRESS_SPACE_MIB = 2048
+ARENA_MIB = 64
+# About 12 are in use, and one a vCPU.
+MAX_OWN_THREADS = 256
 # A core of one byte is written nowhere: not to a file, which needs a page, and not to a pipe,
 # for which the kernel takes this very value as the sign to leave it (fs/coredump.c).
 NO_CORE = 1
@@ -122,16 +130,28 @@ def forbid_core_dumps(libc: Libc) -> None:
     libc.setrlimit(RLIMIT_CORE, ResourceLimit(NO_CORE, NO_CORE))
 
 
-def set_limits(libc: Libc, guest_memory_mib: int) -> None:
-    """Bound what the VMM can take of the host. Raises OSError."""
+def set_limits(libc: Libc, guest_memory_mib: int, vcpus: int, *, user_namespace: bool) -> None:
+    """Bound what the VMM can take of the host, as far as limits of a process do.
+
+    What they leave open (threads of root's, the kernel's own memory) is for a cgroup.
+    Raises OSError.
+    """
     own = ResourceLimit()
     libc.getrlimit(RLIMIT_NOFILE, own)
-    files = min(own.hard, MAX_OPEN_FILES)
-    data = (guest_memory_mib + MAX_OWN_MEMORY_MIB) * 2**20
-    libc.setrlimit(RLIMIT_NOFILE, ResourceLimit(files, files))
-    libc.setrlimit(RLIMIT_DATA, ResourceLimit(data, data))
-    libc.setrlimit(RLIMIT_MEMLOCK, ResourceLimit(0, 0))
-    libc.setrlimit(RLIMIT_MSGQUEUE, ResourceLimit(0, 0))
+    data_mib = guest_memory_mib + MAX_OWN_MEMORY_MIB
+    address_space_mib = guest_memory_mib + MAX_OWN_ADDRESS_SPACE_MIB + vcpus * ARENA_MIB
+    limits = {
+        RLIMIT_NOFILE: min(own.hard, MAX_OPEN_FILES),
+        RLIMIT_DATA: data_mib * 2**20,
+        RLIMIT_AS: address_space_mib * 2**20,
+        RLIMIT_MEMLOCK: 0,
+        RLIMIT_MSGQUEUE: 0,
+    }
+    # Outside a user namespace of its own, the VMM would be counted with all that the user runs.
+    if user_namespace:
+        limits[RLIMIT_NPROC] = vcpus + MAX_OWN_THREADS
+    for limit, value in limits.items():
+        libc.setrlimit(limit, ResourceLimit(value, value))
 
 
 def _write(path: str, text: str) -> None:

@@ -15,7 +15,7 @@ from krunclient.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from krunclient.bindings.libc import Libc
 
@@ -30,16 +30,34 @@ RET_ALLOW = 0x7FFF0000
 NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
 
 # <linux/bpf_common.h>
-LOAD, JUMP_EQUAL, JUMP_GREATER_OR_EQUAL, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-AND = 0x54
+LOAD, JUMP_EQUAL, JUMP_GREATER_OR_EQUAL, RETURN, AND = 0x20, 0x15, 0x35, 0x06, 0x54
+JUMP_ALWAYS = 0x05  # as many instructions as the value says
+EVERY_BIT = 0xFFFFFFFF
 
 # <linux/audit.h>
 AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32_SYSCALL_BIT = 0x40000000
 
+# <bits/socket.h>, <asm/socket.h>, <netinet/tcp.h>
 MSG_FASTOPEN = 0x20000000
-CLONE_THREAD = 0x00010000
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+SOL_SOCKET, SO_REUSEADDR, SO_KEEPALIVE, SO_REUSEPORT = 1, 2, 9, 15
+IPPROTO_TCP, TCP_NODELAY = 6, 1
+# <linux/sched.h>: a thread that shares its descriptors and its place in the tree with the others.
+THREAD_FLAGS = 0x00010000 | 0x00000400 | 0x00000200  # CLONE_THREAD, CLONE_FILES, CLONE_FS
+CLOSE_RANGE_UNSHARE = 1 << 1
+# <fcntl.h>: who gets signals of a descriptor, and which.
+F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+SET_ID_BITS = (0o2000, 0o4000, 0o6000)
+# All requests to KVM have its type in the second byte, <linux/kvm.h>.
+IOCTL_TYPE, KVM_TYPE = 0xFF00, 0xAE00
+# <asm-generic/ioctls.h>: the terminal's modes and size, and what Rust does to its descriptors.
+IOCTLS = {
+    "TCGETS": 0x5401, "TCSETS": 0x5402, "TCSETSW": 0x5403, "TCSETSF": 0x5404,
+    "TCGETS2": 0x802C542A, "TCSETS2": 0x402C542B, "TCSETSW2": 0x402C542C, "TCSETSF2": 0x402C542D,
+    "TIOCGWINSZ": 0x5413, "FIONREAD": 0x541B, "FIONBIO": 0x5421, "FIONCLEX": 0x5450,
+    "FIOCLEX": 0x5451,
+}  # fmt: skip
 
 # Numbers by name: x86_64 (<asm/unistd_64.h>), aarch64 (<asm-generic/unistd.h>); None where the
 # architecture has no such call.
@@ -73,6 +91,20 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "seccomp": (317, 277), "setpriority": (141, 140),
     "sched_setattr": (314, 274), "ioprio_set": (251, 30), "migrate_pages": (256, 238),
     "move_pages": (279, 239), "prlimit64": (302, 261), "setrlimit": (160, 164),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setaffinity": (203, 122),
+    "shmctl": (31, 195), "shmdt": (67, 197), "msgsnd": (69, 189), "msgrcv": (70, 188),
+    "msgctl": (71, 187), "semop": (65, 193), "semtimedop": (220, 192), "semctl": (66, 191),
+    "mq_unlink": (241, 181), "mq_timedsend": (242, 182), "mq_timedreceive": (243, 183),
+    "mq_notify": (244, 184), "mq_getsetattr": (245, 185), "io_setup": (206, 0),
+    "inotify_init": (253, None), "inotify_init1": (294, 26), "memfd_create": (319, 279),
+    "modify_ldt": (154, None), "statmount": (457, 457), "listmount": (458, 458),
+    "flock": (73, 32), "setsockopt": (54, 208), "fcntl": (72, 25), "prctl": (157, 167),
+    "close_range": (436, 436), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
+    "fchmodat2": (452, 452), "open": (2, None), "creat": (85, None), "openat": (257, 56),
+    "openat2": (437, 437), "mknod": (133, None), "mknodat": (259, 33),
+    "futex": (202, 98), "pause": (34, None), "ppoll": (271, 73), "restart_syscall": (219, 128),
+    "exit_group": (231, 94), "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226),
+    "madvise": (28, 233), "brk": (12, 214),
 }  # fmt: skip
 
 # The supervisor makes these calls in the VMM's place, where its policy allows them.
@@ -89,7 +121,7 @@ REFUSED = {
     "changing what is mounted and which namespaces there are": (
         "mount", "umount2", "pivot_root", "chroot", "open_tree", "move_mount", "fsopen",
         "fsconfig", "fsmount", "fspick", "mount_setattr", "setns", "unshare", "swapon",
-        "swapoff", "quotactl", "quotactl_fd",
+        "swapoff", "quotactl", "quotactl_fd", "statmount", "listmount",
     ),
     "files past the mount namespace": ("open_by_handle_at", "fanotify_init", "lookup_dcookie"),
     "system calls past this filter": (
@@ -97,16 +129,39 @@ REFUSED = {
     ),
     "large and rarely used parts of the kernel": (
         "bpf", "perf_event_open", "userfaultfd", "add_key", "request_key", "keyctl",
-        "memfd_secret", "personality", "iopl", "ioperm", "shmget", "shmat", "msgget", "semget",
-        "mq_open",
+        "memfd_secret", "personality", "iopl", "ioperm", "modify_ldt",
     ),
+    "objects that all processes of a user share": (
+        "shmget", "shmat", "shmctl", "shmdt", "msgget", "msgsnd", "msgrcv", "msgctl", "semget",
+        "semop", "semtimedop", "semctl", "mq_open", "mq_unlink", "mq_timedsend", "mq_timedreceive",
+        "mq_notify", "mq_getsetattr",
+    ),
+    "memory and slots that no limit counts": (
+        "memfd_create", "io_setup", "inotify_init", "inotify_init1",
+    ),
+    "the claim of the overlay": ("flock",),
     "the host itself": (
         "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot",
         "sethostname", "setdomainname", "acct", "settimeofday", "clock_settime", "clock_adjtime",
         "adjtimex", "syslog", "vhangup",
     ),
-    "its own limits": ("setrlimit", "setpriority", "sched_setattr", "ioprio_set"),
+    "its own limits": (
+        "setrlimit", "setpriority", "sched_setattr", "sched_setscheduler", "sched_setparam",
+        "ioprio_set",
+    ),
     "UNIX sockets": ("socketpair",),
+}  # fmt: skip
+
+# All that a thread needs that only waits, and Python needs to come to that.
+WAITING = (
+    "futex", "pause", "ppoll", "restart_syscall", "exit_group", "mmap", "munmap", "mprotect",
+    "madvise", "brk",
+)  # fmt: skip
+
+# Where a mode is among the arguments of the calls that set one.
+MODE_ARGUMENTS = {
+    "chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "open": 2, "creat": 1, "openat": 3,
+    "mknod": 1, "mknodat": 2,
 }  # fmt: skip
 
 
@@ -125,59 +180,114 @@ class Program(Structure):
     _fields_ = (("length", c_ushort), ("filter", c_char_p))
 
 
-def assemble(machine: str, process: int) -> tuple[Instruction, ...]:
-    """The filter for a process of this id on this architecture."""
-    column = list(AUDIT_ARCHITECTURES).index(machine)
-    numbers = {name: pair[column] for name, pair in SYSCALLS.items() if pair[column] is not None}
-    program = [
-        Instruction(code=LOAD, value=ARCHITECTURE),
-        Instruction(code=JUMP_EQUAL, value=AUDIT_ARCHITECTURES[machine], if_true=1),
-        Instruction(code=RETURN, value=RET_KILL_PROCESS),
-        Instruction(code=LOAD, value=NUMBER),
-    ]
-    if machine == "x86_64":
-        program += [
-            Instruction(code=JUMP_GREATER_OR_EQUAL, value=X32_SYSCALL_BIT, if_false=1),
-            Instruction(code=RETURN, value=RET_KILL_PROCESS),
-        ]
+def assemble(machine: str, process: int, *, set_id_bits: bool) -> tuple[Instruction, ...]:
+    """The filter for a VMM with this process id, on this architecture.
 
-    def rule(name: str, *body: Instruction) -> None:
-        number = numbers.get(name)
-        if number is not None:
-            skip = Instruction(code=JUMP_EQUAL, value=number, if_false=len(body))
-            program.extend((skip, *body))
-
+    Without `set_id_bits` no file can be made set-user-ID or set-group-ID.
+    """
+    program = _Rules(machine)
     for name in SUPERVISED:
-        rule(name, _returns(RET_USER_NOTIF))
+        program.rule(name, _returns(RET_USER_NOTIF))
     for names in REFUSED.values():
         for name in names:
-            rule(name, _refuses(errno.EPERM))
+            program.rule(name, _refuses(errno.EPERM))
     # With ENOSYS the C library falls back to clone, whose flags a filter can see.
-    rule("clone3", _refuses(errno.ENOSYS))
-    rule("clone", *_unless_bit(0, CLONE_THREAD, errno.EPERM))
+    program.rule("clone3", _refuses(errno.ENOSYS))
+    program.allow("clone", 0, (THREAD_FLAGS,), mask=THREAD_FLAGS)
+    program.refuse("close_range", 2, (CLOSE_RANGE_UNSHARE,), mask=CLOSE_RANGE_UNSHARE)
     for name in ("kill", "tgkill"):
-        rule(name, *_unless_equal(0, (process,), errno.EPERM))
-    rule("prlimit64", *_unless_equal(2, (0,), errno.EPERM))  # reading a limit is no harm
-    rule("ioctl", *_if_equal(1, (TIOCSTI, TIOCLINUX), errno.EPERM))
+        program.allow(name, 0, (process,))
+    program.allow("sched_setaffinity", 0, (0,))
+    program.allow("prlimit64", 2, (0,))  # reading a limit is no harm
+    program.refuse("prctl", 0, (PR_SET_PDEATHSIG, PR_SET_DUMPABLE))
+    # The kernel would send a signal of the VMM's choice to a process of its choice.
+    program.refuse("fcntl", 1, (F_SETOWN, F_SETSIG, F_SETOWN_EX))
+    kvm = _if_in(1, (KVM_TYPE,), RET_ALLOW, None, mask=IOCTL_TYPE)
+    program.rule("ioctl", *kvm, *_if_in(1, IOCTLS.values(), RET_ALLOW, errno.EPERM))
     # A connection by the first packet would pass connect(2) by.
     for name, argument in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
-        rule(name, *_if_bit(argument, MSG_FASTOPEN, errno.EACCES))
-    rule("socket", *_only_tcp())
-    program.append(_returns(RET_ALLOW))
-    return tuple(program)
+        program.refuse(name, argument, (MSG_FASTOPEN,), errno.EACCES, mask=MSG_FASTOPEN)
+    program.rule("socket", *_only_tcp())
+    program.rule("setsockopt", *_only_harmless_options())
+    if not set_id_bits:
+        for name, argument in MODE_ARGUMENTS.items():
+            program.refuse(name, argument, SET_ID_BITS, mask=SET_ID_BITS[-1])
+        program.rule("openat2", _refuses(errno.ENOSYS))  # its mode is out of sight
+    return program.end(RET_ALLOW)
+
+
+def assemble_waiting(machine: str) -> tuple[Instruction, ...]:
+    """The filter for a thread that only waits: any other call ends the process."""
+    program = _Rules(machine)
+    for name in WAITING:
+        program.rule(name, _returns(RET_ALLOW))
+    return program.end(RET_KILL_PROCESS)
+
+
+class _Rules:
+    """A program being written: what is decided per system call, one after the other."""
+
+    def __init__(self, machine: str) -> None:
+        self._column = list(AUDIT_ARCHITECTURES).index(machine)
+        self._program = [
+            Instruction(code=LOAD, value=ARCHITECTURE),
+            Instruction(code=JUMP_EQUAL, value=AUDIT_ARCHITECTURES[machine], if_true=1),
+            _returns(RET_KILL_PROCESS),
+            Instruction(code=LOAD, value=NUMBER),
+        ]
+        if machine == "x86_64":
+            self._program += [
+                Instruction(code=JUMP_GREATER_OR_EQUAL, value=X32_SYSCALL_BIT, if_false=1),
+                _returns(RET_KILL_PROCESS),
+            ]
+
+    def rule(self, name: str, *body: Instruction) -> None:
+        number = SYSCALLS[name][self._column]
+        if number is not None:
+            skip = Instruction(code=JUMP_EQUAL, value=number, if_false=len(body))
+            self._program += (skip, *body)
+
+    def allow(
+        self, name: str, argument: int, values: Sequence[int], *, mask: int = EVERY_BIT
+    ) -> None:
+        """Only where an argument is one of these."""
+        self.rule(name, *_if_in(argument, values, RET_ALLOW, errno.EPERM, mask=mask))
+
+    def refuse(
+        self,
+        name: str,
+        argument: int,
+        values: Sequence[int],
+        error: int = errno.EPERM,
+        *,
+        mask: int = EVERY_BIT,
+    ) -> None:
+        """Only where an argument is one of these."""
+        self.rule(name, *_if_in(argument, values, RET_ERRNO | error, 0, mask=mask))
+
+    def end(self, action: int) -> tuple[Instruction, ...]:
+        return (*self._program, _returns(action))
 
 
 def install(libc: Libc, program: Sequence[Instruction]) -> int:
-    """Put this process under the filter for good. Returns the descriptor of its notifications.
+    """Put this thread, and those that it starts, under the filter for good.
 
-    Raises OSError. Needs no_new_privs; the notifications are Linux 5.0.
+    Returns the descriptor of its notifications. Raises OSError. Needs no_new_privs; the
+    notifications are Linux 5.0.
     """
+    return _set_filter(libc, program, FILTER_FLAG_NEW_LISTENER)
+
+
+def install_unsupervised(libc: Libc, program: Sequence[Instruction]) -> None:
+    """As `install`, for a filter that notifies nobody."""
+    _set_filter(libc, program, 0)
+
+
+def _set_filter(libc: Libc, program: Sequence[Instruction], flags: int) -> int:
     code = b"".join(
         struct.pack("=HBBI", one.code, one.if_true, one.if_false, one.value) for one in program
     )
-    return libc.seccomp(
-        SET_MODE_FILTER, FILTER_FLAG_NEW_LISTENER, ctypes.byref(Program(len(program), code))
-    )
+    return libc.seccomp(SET_MODE_FILTER, flags, ctypes.byref(Program(len(program), code)))
 
 
 def _returns(action: int) -> Instruction:
@@ -193,30 +303,27 @@ def _load(argument: int) -> Instruction:
     return Instruction(code=LOAD, value=FIRST_ARGUMENT + 8 * argument)
 
 
-def _unless_equal(argument: int, values: Sequence[int], error: int) -> list[Instruction]:
+def _if_in(
+    argument: int,
+    values: Collection[int],
+    action: int,
+    otherwise: int | None,
+    *,
+    mask: int = EVERY_BIT,
+) -> list[Instruction]:
+    """`action` where the bits of `mask` in an argument are one of the values; else the errno
+    `otherwise`, 0 to allow, None to go on with what comes next.
+    """
     checks = [
         Instruction(code=JUMP_EQUAL, value=value, if_true=len(values) - position)
         for position, value in enumerate(values)
     ]
-    return [_load(argument), *checks, _refuses(error), _returns(RET_ALLOW)]
-
-
-def _if_equal(argument: int, values: Sequence[int], error: int) -> list[Instruction]:
-    checks = [
-        Instruction(code=JUMP_EQUAL, value=value, if_true=len(values) - position)
-        for position, value in enumerate(values)
-    ]
-    return [_load(argument), *checks, _returns(RET_ALLOW), _refuses(error)]
-
-
-def _unless_bit(argument: int, bit: int, error: int) -> list[Instruction]:
-    check = Instruction(code=JUMP_ANY_BIT, value=bit, if_true=1)
-    return [_load(argument), check, _refuses(error), _returns(RET_ALLOW)]
-
-
-def _if_bit(argument: int, bit: int, error: int) -> list[Instruction]:
-    check = Instruction(code=JUMP_ANY_BIT, value=bit, if_true=1)
-    return [_load(argument), check, _returns(RET_ALLOW), _refuses(error)]
+    if otherwise is None:
+        none_of_them = Instruction(code=JUMP_ALWAYS, value=1)
+    else:
+        none_of_them = _returns(RET_ERRNO | otherwise if otherwise else RET_ALLOW)
+    masked = [Instruction(code=AND, value=mask)] if mask != EVERY_BIT else []
+    return [_load(argument), *masked, *checks, none_of_them, _returns(action)]
 
 
 def _only_tcp() -> list[Instruction]:
@@ -233,4 +340,18 @@ def _only_tcp() -> list[Instruction]:
         Instruction(code=JUMP_EQUAL, value=6, if_true=1),
         _refuses(errno.EACCES),
         _returns(RET_ALLOW),
+    ]
+
+
+def _only_harmless_options() -> list[Instruction]:
+    """Nothing that leads packets another way: no device, no source route, no multicast."""
+    of_sockets = _if_in(2, (SO_REUSEADDR, SO_KEEPALIVE, SO_REUSEPORT), RET_ALLOW, errno.EPERM)
+    of_tcp = _if_in(2, (TCP_NODELAY,), RET_ALLOW, errno.EPERM)
+    return [
+        _load(1),
+        Instruction(code=JUMP_EQUAL, value=SOL_SOCKET, if_false=len(of_sockets)),
+        *of_sockets,
+        Instruction(code=JUMP_EQUAL, value=IPPROTO_TCP, if_false=len(of_tcp)),
+        *of_tcp,
+        _refuses(errno.EPERM),
     ]

@@ -33,6 +33,8 @@ INCLUDES = """
 #include <netinet/in.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 static void stop(int number) { _exit(number == SIGINT ? 3 : 97); }
 void (*used)(int) = stop;
 """
@@ -43,15 +45,23 @@ def prepare(directory: Path, *body: str) -> tuple[Launcher, list[str | Path]]:
 
     A VMM whose body comes to its end has the status 5.
     """
-    libkrun, libkrunfw = recorder.build(
-        directory, recorder.NEWEST, f"{INCLUDES}\nvoid taken_over(void)\n{{\n{''.join(body)}\n}}\n"
+    arguments = build(directory, source(*body))
+    launcher = Launcher(
+        [sys.executable, "-m", "tests.framework.without_kvm"], {"PATH": "/usr/bin:/bin"}, TOP
     )
+    return launcher, arguments
+
+
+def source(*body: str) -> str:
+    return f"{INCLUDES}\nvoid taken_over(void)\n{{\n{''.join(body)}\n}}\n"
+
+
+def build(directory: Path, code: str) -> list[str | Path]:
+    """The libraries with this code, a root beside them, and the arguments that name them."""
+    libkrun, libkrunfw = recorder.build(directory, recorder.NEWEST, code)
     Path(f"{libkrun}.settings").write_text(f"/dev/null {STATUS}")
     program = directory / "root/bin/app"
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_bytes(elf())
     program.chmod(0o755)
-    launcher = Launcher(
-        [sys.executable, "-m", "tests.framework.without_kvm"], {"PATH": "/usr/bin:/bin"}, TOP
-    )
-    return launcher, ["--libkrun", libkrun, "--libkrunfw", libkrunfw, directory / "root"]
+    return ["--libkrun", libkrun, "--libkrunfw", libkrunfw, directory / "root"]

@@ -13,14 +13,20 @@ from krunclient.sandbox.seccomp import RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, R
 
 PROCESS = 1234
 MACHINES = list(seccomp.AUDIT_ARCHITECTURES)
-PROGRAMS = {machine: seccomp.assemble(machine, PROCESS) for machine in MACHINES}
+PROGRAMS = {machine: seccomp.assemble(machine, PROCESS, set_id_bits=True) for machine in MACHINES}
 
 
 def number(name: str, machine: str) -> int | None:
     return seccomp.SYSCALLS[name][MACHINES.index(machine)]
 
 
-def run(machine: str, call: int, arguments: tuple[int, ...] = (), architecture: int = 0) -> int:
+def run(
+    machine: str,
+    call: int,
+    arguments: tuple[int, ...] = (),
+    architecture: int = 0,
+    program: tuple[seccomp.Instruction, ...] = (),
+) -> int:
     """What the kernel would do: BPF as far as the filter uses it."""
     data = {
         seccomp.NUMBER: call,
@@ -30,7 +36,7 @@ def run(machine: str, call: int, arguments: tuple[int, ...] = (), architecture: 
         value = arguments[position] if position < len(arguments) else 0
         data[seccomp.FIRST_ARGUMENT + 8 * position] = value & 0xFFFFFFFF
     accumulator, position = 0, 0
-    program = PROGRAMS[machine]
+    program = program or PROGRAMS[machine]
     while True:
         one = program[position]
         position += 1
@@ -40,11 +46,12 @@ def run(machine: str, call: int, arguments: tuple[int, ...] = (), architecture: 
             accumulator = data[one.value]
         elif one.code == seccomp.AND:
             accumulator &= one.value
+        elif one.code == seccomp.JUMP_ALWAYS:
+            position += one.value
         else:
             true = {
                 seccomp.JUMP_EQUAL: accumulator == one.value,
                 seccomp.JUMP_GREATER_OR_EQUAL: accumulator >= one.value,
-                seccomp.JUMP_ANY_BIT: bool(accumulator & one.value),
             }[one.code]
             position += one.if_true if true else one.if_false
 
@@ -89,7 +96,15 @@ def test_what_the_policy_decides_goes_to_the_supervisor(name: str, machine: str)
         ("tgkill", (1, 1, 9), (PROCESS, PROCESS + 1, 35)),
         ("ioctl", (0, 0x5412), (5, 0xAE80)),  # TIOCSTI, KVM_RUN
         ("ioctl", (0, 0x541C), (0, 0x5401)),  # TIOCLINUX, TCGETS
+        ("ioctl", (0, 0x5410), (5, 0x8090AE81)),  # TIOCSPGRP, KVM_GET_REGS
         ("prlimit64", (0, 7, 1), (0, 7, 0)),
+        ("prctl", (1, 0), (15, 0)),  # PR_SET_PDEATHSIG, PR_SET_NAME
+        ("fcntl", (0, 8, 1), (0, 4, 0)),  # F_SETOWN, F_SETFL
+        ("setsockopt", (3, 1, 25), (3, 1, 15)),  # SO_BINDTODEVICE, SO_REUSEPORT
+        ("setsockopt", (3, 41, 57), (3, 6, 1)),  # IPV6_RTHDR, TCP_NODELAY
+        ("setsockopt", (3, 6, 19), (3, 1, 2)),  # TCP_REPAIR, SO_REUSEADDR
+        ("close_range", (3, 9, 2), (3, 9, 4)),
+        ("sched_setaffinity", (1, 8), (0, 8)),
     ],
 )
 @pytest.mark.parametrize("machine", MACHINES)
@@ -128,3 +143,27 @@ def test_no_jump_is_longer_than_bpf_allows() -> None:
     for program in PROGRAMS.values():
         assert len(program) <= 4096
         assert all(max(one.if_true, one.if_false) < 256 for one in program)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize(("name", "position"), seccomp.MODE_ARGUMENTS.items())
+def test_without_set_id_bits_no_call_can_give_them(name: str, position: int, machine: str) -> None:
+    without = seccomp.assemble(machine, PROCESS, set_id_bits=False)
+    found = number(name, machine)
+    if found is None:
+        return
+    for mode in (0o4755, 0o2755, 0o6755):
+        arguments = (*[0] * position, mode)
+        assert run(machine, found, arguments, program=without) == RET_ERRNO | errno.EPERM
+        assert run(machine, found, arguments) == RET_ALLOW
+    assert run(machine, found, (*[0] * position, 0o1755), program=without) == RET_ALLOW
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_waiting_thread_that_does_anything_else_ends_the_process(machine: str) -> None:
+    waiting = seccomp.assemble_waiting(machine)
+    for name in seccomp.SYSCALLS:
+        found = number(name, machine)
+        if found is not None:
+            wanted = RET_ALLOW if name in seccomp.WAITING else RET_KILL_PROCESS
+            assert run(machine, found, program=waiting) == wanted

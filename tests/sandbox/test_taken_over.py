@@ -6,13 +6,17 @@ every wall of the sandbox.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.framework import fake_vmm
+from tests.framework import attacks, fake_vmm
 from tests.framework.launch import Ended
+from tests.framework.namespaces import UNSHARE
+from tests.framework.processes import is_gone_within
 
 TakeOver = Callable[..., Ended]
 
@@ -52,3 +56,69 @@ def test_a_report_without_end_takes_no_memory_and_no_time(take_over: TakeOver) -
     ended = take_over(f"{flood}")
     assert ended.status == 70
     assert len(ended.error) < 1000
+
+
+def test_no_attack_by_system_calls_gets_anywhere(tmp_path: Path) -> None:
+    launcher, _ = fake_vmm.prepare(tmp_path)
+    arguments = fake_vmm.build(tmp_path, attacks.source())
+    ended = launcher.run(*arguments, "30778")
+    assert attacks.breaches(ended.stdout) == []
+    assert (ended.status, ended.stderr) == (fake_vmm.STATUS, b"")
+
+
+@pytest.mark.parametrize("escape", ["", "syscall(SYS_setresuid, 1, 1, 0);"])
+def test_a_vmm_that_changes_its_user_still_dies_with_the_supervisor(
+    tmp_path: Path, escape: str
+) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path, escape, fake_vmm.LISTENING, fake_vmm.STAYS)
+    process = launcher.start(*arguments, "30778", "--log-level=info", "--log-format=json")
+    assert process.stderr is not None
+    events = [json.loads(process.stderr.readline()) for _ in range(3)]
+    assert events[-1]["event"] == "ready"
+    process.kill()
+    process.communicate()
+    assert is_gone_within(1, events[1]["vmm_pid"])
+
+
+SET_USER_ID = 'open("/guest/file", O_CREAT | O_WRONLY, 0600) < 0 || chmod("/guest/file", 04755)'
+
+
+def test_a_file_is_made_set_user_id_only_where_no_volume_is_written_to(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    launcher, arguments = fake_vmm.prepare(tmp_path, f"if ({SET_USER_ID}) _exit(90);")
+    assert launcher.run(*arguments, "30778").status == fake_vmm.STATUS
+    assert launcher.run(*arguments, "30778", f"--volume={volume}:/v:ro").status == fake_vmm.STATUS
+    assert launcher.run(*arguments, "30778", f"--volume={volume}:/v").status == 90
+
+
+def test_what_is_mounted_in_a_volume_is_as_closed_as_the_volume(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    (volume / "below").mkdir(parents=True)
+    attempt = 'if (open("/guest/v/below/file", O_CREAT | O_WRONLY, 0600) < 0) _exit(90);'
+    launcher, arguments = fake_vmm.prepare(tmp_path, attempt)
+    mounted = replace(
+        launcher,
+        command=[
+            *UNSHARE,
+            *("sh", "-c", f'mount -t tmpfs x {volume}/below && exec "$@"', "sh"),
+            *launcher.command,
+        ],
+    )
+    assert mounted.run(*arguments, "30778", f"--volume={volume}:/v:ro").status == 90
+    assert mounted.run(*arguments, "30778", f"--volume={volume}:/v").status == fake_vmm.STATUS
+
+
+def test_an_overlay_that_others_could_have_prepared_is_77(tmp_path: Path) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/upper").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("linked", "link"):
+        ended = launcher.run(*arguments, "30778", f"--overlay={tmp_path / name}")
+        assert ended.status in (69, 77), name
+        assert not list((tmp_path / "elsewhere").iterdir())
+    (tmp_path / "own").mkdir(mode=0o755)
+    assert launcher.run(*arguments, "30778", f"--overlay={tmp_path / 'own'}").status == 5
+    assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700

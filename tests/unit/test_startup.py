@@ -31,6 +31,7 @@ OURS = {
     "krunclient.record",
     "krunclient.sandbox",
     "krunclient.sandbox.landlock",
+    "krunclient.sandbox.lifeline",
     "krunclient.sandbox.mounts",
     "krunclient.sandbox.network",
     "krunclient.sandbox.privileges",

@@ -1,0 +1,47 @@
+"""A VMM that its guest has taken over, as root and as a user, on a kernel with all of Landlock."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.framework import attacks, fake_vmm
+from tests.framework.launch import Launcher, open_to
+from tests.framework.processes import is_gone_within
+
+
+@pytest.fixture
+def directory(scratch: Path) -> Iterator[Path]:
+    path = scratch / "taken-over"
+    path.mkdir(mode=0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def test_no_attack_by_system_calls_gets_anywhere(
+    any_launcher: Launcher, directory: Path, port: int
+) -> None:
+    arguments = fake_vmm.build(directory, attacks.source())
+    open_to(any_launcher.user or 0, directory / "root")
+    ended = any_launcher.run(*arguments, str(port))
+    assert attacks.breaches(ended.stdout) == []
+    assert (ended.status, ended.stderr) == (fake_vmm.STATUS, b"")
+
+
+def test_a_vmm_that_changes_its_user_still_dies_with_the_supervisor(
+    any_launcher: Launcher, directory: Path, port: int
+) -> None:
+    escape = ("syscall(SYS_setresuid, 1, 1, 0);", fake_vmm.LISTENING, fake_vmm.STAYS)
+    arguments = fake_vmm.build(directory, fake_vmm.source(*escape))
+    open_to(any_launcher.user or 0, directory / "root")
+    process = any_launcher.start(*arguments, str(port), "--log-level=info", "--log-format=json")
+    assert process.stderr is not None
+    events = [json.loads(process.stderr.readline()) for _ in range(3)]
+    assert events[-1]["event"] == "ready"
+    process.kill()
+    process.communicate()
+    assert is_gone_within(1, events[1]["vmm_pid"])
