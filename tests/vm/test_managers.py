@@ -1,0 +1,103 @@
+"""Three apps under process managers: healthy, one killed and back, all stopped gracefully."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.framework.launch import Launcher
+from tests.framework.manager import App, Manager
+from tests.framework.paths import SCRIPTS
+from tests.framework.processes import runs
+from tests.vm.conftest import PORTS
+
+NewRoot = Callable[..., Path]
+
+EXAMPLE = SCRIPTS / "managers/supervisord.conf"
+BOOT_SECONDS = 90
+STATUS = 6
+SCRIPT = f"""
+mkdir -p /www/api
+echo '{{"eventNumber": 1}}' >/www/api/status
+trap 'exit {STATUS}' INT
+httpd -f -p 80 -h /www &
+while :; do wait; done
+"""
+
+
+@pytest.fixture
+def apps(new_root: NewRoot) -> list[App]:
+    return [App(new_root(SCRIPT), next(PORTS)) for _ in range(3)]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+@pytest.mark.timeout(300)
+def test_under_a_manager_like_nexushubs(launcher: Launcher, apps: list[App]) -> None:
+    with Manager(launcher.command, launcher.environment, apps) as manager:
+        manager.wait_until_healthy(BOOT_SECONDS)
+        assert apps[1].process is not None
+        apps[1].process.kill()
+        wait_until(lambda: apps[1].starts == 2, 10)
+        manager.wait_until_healthy(BOOT_SECONDS)
+    assert [app.exits for app in apps] == [[STATUS], [-signal.SIGKILL, STATUS], [STATUS]]
+    assert [app.errors for app in apps] == [[], [], []]
+
+
+def supervisord_configuration(krunclient: Path, apps: Sequence[App], directory: Path) -> str:
+    """The example, with its one program once for each app."""
+    head, program = EXAMPLE.read_text().split("[program:hello]")
+    programs = [
+        f"[program:app{app.port}]{program}".replace("/usr/local/bin/krunclient", str(krunclient))
+        .replace("/srv/apps/hello", str(app.directory))
+        .replace("30000", str(app.port))
+        .replace("/hello.", f"/{app.port}.")
+        for app in apps
+    ]
+    return head.replace("logfile = /dev/null", f"logfile = {directory}/log") + "".join(programs)
+
+
+@pytest.mark.timeout(300)
+def test_under_supervisord(launcher: Launcher, apps: list[App], tmp_path: Path) -> None:
+    configuration = tmp_path / "supervisord.conf"
+    (krunclient,) = launcher.command
+    configuration.write_text(supervisord_configuration(Path(krunclient), apps, tmp_path))
+    supervisord = subprocess.Popen(
+        [sys.executable, "-m", "supervisor.supervisord", "-c", configuration],
+        env={**launcher.environment, "LANG": "C.UTF-8"},
+    )
+    log = tmp_path / "log"
+
+    def pids(app: App) -> list[int]:
+        found = re.findall(rf"spawned: 'app{app.port}' with pid (\d+)", log.read_text())
+        return [int(pid) for pid in found]
+
+    try:
+        wait_until(lambda: all(app.is_healthy() for app in apps), BOOT_SECONDS)
+        (first,) = pids(apps[1])
+        Path(f"/proc/{first}").stat()
+        subprocess.run(["kill", "-KILL", str(first)], check=True)
+        wait_until(lambda: len(pids(apps[1])) == 2, 10)
+        wait_until(lambda: all(app.is_healthy() for app in apps), BOOT_SECONDS)
+        supervisord.terminate()
+        assert supervisord.wait(60) == 0
+    finally:
+        supervisord.kill()
+        supervisord.wait()
+    text = log.read_text()
+    for app in apps:
+        assert f"stopped: app{app.port} (exit status {STATUS})" in text
+        assert (tmp_path / f"{app.port}.err").read_text() == ""
+        assert not any(runs(pid) for pid in pids(app))
