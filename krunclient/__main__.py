@@ -7,7 +7,7 @@ import sys
 
 from krunclient import __version__, cli, config, host, plan, supervisor
 from krunclient.bindings import libc as libc_binding
-from krunclient.errors import LaunchError, VmError
+from krunclient.errors import LaunchError, VmError, reason
 from krunclient.log import Log, write_all
 
 TYPE_CHECKING = False
@@ -48,26 +48,36 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
         return error.status
     except KeyboardInterrupt:
         return 128 + 2
+    except OSError as error:
+        # A limit of this process or of the host: no memory, no descriptors, no processes.
+        log.failure(
+            VmError(
+                "the VM could not be created",
+                _place(error),
+                reason(error),
+                "see which limit has been reached, by ulimit -a and the kernel's log",
+            )
+        )
+        return VmError.status
     except Exception as error:
         # The message of an unexpected error could quote a value: its type alone is told.
         log.failure(
             VmError(
                 "krunclient failed",
                 type(error).__name__,
-                _where(error),
+                f"an unexpected error at {_place(error)}",
                 "this is a fault of krunclient: please report it",
             )
         )
         return VmError.status
 
 
-def _where(error: Exception) -> str:
+def _place(error: Exception) -> str:
+    """Where in krunclient it was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    if trace is None:
-        return "an unexpected error"
-    return f"an unexpected error at {trace.tb_frame.f_code.co_name}:{trace.tb_lineno}"
+    return f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else "an unknown place"
 
 
 def _print(text: str) -> int:

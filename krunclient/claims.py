@@ -117,13 +117,15 @@ def _bound(libc: Libc, family: int, endpoint: Endpoint, *, v6_only: bool) -> int
     return descriptor
 
 
-def _port_error(listen: Endpoint, error: OSError) -> LaunchError:
+def _port_error(listen: Endpoint, error: OSError) -> LaunchError | OSError:
     what, thing, why = "LOCAL_PORT can't be used", listen.text(), reason(error)
     if error.errno == errno.EADDRINUSE:
         return BusyError(what, thing, why, "try again or use another")
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionDeniedError(what, thing, why, "use a port from 1024 on")
-    return HostError(what, thing, why, "give an address of this host by --bind")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return HostError(what, thing, why, "give an address of this host by --bind")
+    return error
 
 
 def claim_overlay(directory: str) -> int:

@@ -45,7 +45,7 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
     log.write(
         "info",
         "start",
-        f"{plan.root_path} on {listen.text()}: {plan.vcpus} vCPUs, {plan.memory_mib} MiB,"
+        f"{plan.root_path} on {listen.text()}: {plan.vcpus} vCPU, {plan.memory_mib} MiB,"
         f" libkrun {plan.libraries.origin}, sandbox {'strict' if plan.sandbox else 'off'}",
         libkrun=plan.libraries.libkrun,
         vcpus=plan.vcpus,

@@ -46,10 +46,10 @@ GUEST_ROOT = f"/{mounts.GUEST}"
 def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
     """Never returns. An error goes to the supervisor, which alone speaks to the user."""
     try:
+        keep_descriptors(inherited)
         die_with(libc, supervisor)
         # A terminal's ^C is for the supervisor, which decides what the guest hears of it.
         os.setsid()
-        keep_descriptors(inherited)
         leave_the_terminal()
         for number in STOP_SIGNALS:
             libc.signal(number, SIG_DFL)

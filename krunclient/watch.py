@@ -148,6 +148,13 @@ class Watch:
                 raise self._failure
             if self._report:
                 raise vmm.error_from(self._report, self._plan.root_path)
+            if self._plan.sandbox and self._warden is None and self._stop is None:
+                raise VmError(
+                    "the VM could not be created",
+                    self._plan.root_path,
+                    "the VMM ended before it was set up",
+                    "see which limit has been reached, by ulimit -a and the kernel's log",
+                )
         self._record_the_end(self._ended)
         return self._ended.status(self._vmm_log, self._plan.root_path)
 

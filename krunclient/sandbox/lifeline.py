@@ -9,6 +9,7 @@ any call but waiting ends the process: whoever takes the VMM over can't make it 
 from __future__ import annotations
 
 import _thread
+import errno
 import os
 
 from krunclient.bindings.libc import PR_SET_PDEATHSIG, SIG_BLOCK, SIGKILL, SignalSet
@@ -41,7 +42,10 @@ def start(libc: Libc, machine: str, supervisor: int) -> None:
             except OSError:
                 pass  # no signal gets here, but for those that nobody can block
 
-    _thread.start_new_thread(wait, ())
+    try:
+        _thread.start_new_thread(wait, ())
+    except RuntimeError:
+        raise OSError(errno.EAGAIN, "no thread can be started") from None
     waits.acquire()
     if failures:
         raise failures[0]

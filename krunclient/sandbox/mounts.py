@@ -425,15 +425,18 @@ def _error(error: OSError, thing: str, step: str) -> LaunchError:
         )
     if error.errno == errno.EBUSY:
         return BusyError("the guest's files can't be set up", thing, reason(error), "try again")
-    remedy = {
-        "Detach": "in a chroot, mount its root directory on itself first (mount --bind)",
+    remedies = {
         "Overlay": "use Linux 5.11 or later with overlayfs (modprobe overlay), and layers on a "
         "file system that overlayfs takes",
         "BindTree": "let nothing be mounted below that directory",
         "BindVolume": "let the place in the guest be a directory, with no link on the way, "
         "and use Linux 5.12 or later",
-    }.get(step, "see what this host lacks by krunclient --check")
-    return HostError("the guest's files can't be set up", thing, f"{step}: {reason(error)}", remedy)
+    }
+    if error.errno == errno.EINVAL:
+        remedies["Detach"] = "in a chroot, mount its root directory on itself first (mount --bind)"
+    remedy = remedies.get(step, "see what this host lacks by krunclient --check")
+    why = reason(error) if thing.startswith(step) else f"{step}: {reason(error)}"
+    return HostError("the guest's files can't be set up", thing, why, remedy)
 
 
 def _bind(libc: Libc, source: int, target: str, flags: int) -> None:

@@ -136,12 +136,10 @@ def set_limits(libc: Libc, guest_memory_mib: int, vcpus: int, *, user_namespace:
     What they leave open (threads of root's, the kernel's own memory) is for a cgroup.
     Raises OSError.
     """
-    own = ResourceLimit()
-    libc.getrlimit(RLIMIT_NOFILE, own)
     data_mib = guest_memory_mib + MAX_OWN_MEMORY_MIB
     address_space_mib = guest_memory_mib + MAX_OWN_ADDRESS_SPACE_MIB + vcpus * ARENA_MIB
     limits = {
-        RLIMIT_NOFILE: min(own.hard, MAX_OPEN_FILES),
+        RLIMIT_NOFILE: MAX_OPEN_FILES,
         RLIMIT_DATA: data_mib * 2**20,
         RLIMIT_AS: address_space_mib * 2**20,
         RLIMIT_MEMLOCK: 0,
@@ -151,7 +149,10 @@ def set_limits(libc: Libc, guest_memory_mib: int, vcpus: int, *, user_namespace:
     if user_namespace:
         limits[RLIMIT_NPROC] = vcpus + MAX_OWN_THREADS
     for limit, value in limits.items():
-        libc.setrlimit(limit, ResourceLimit(value, value))
+        before = ResourceLimit()
+        libc.getrlimit(limit, before)
+        bound = min(value, before.hard)
+        libc.setrlimit(limit, ResourceLimit(bound, bound))
 
 
 def _write(path: str, text: str) -> None:

@@ -1,0 +1,164 @@
+"""Whatever fails on the host has a true status and one clear line, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.framework import fake_vmm
+from tests.framework.launch import Ended, Launcher
+from tests.framework.namespaces import UNSHARE
+from tests.framework.paths import EXECUTABLE, TOP
+
+PORT = "30781"
+
+# A call, the errno that it fails with, the status, and what the line says.
+FAULTS = [
+    ("os.fork", "EAGAIN", 70, "resource temporarily unavailable; see which limit"),
+    ("os.pipe2", "EMFILE", 70, "too many open files; see which limit"),
+    ("os.pidfd_open", "EMFILE", 70, "too many open files; see which limit"),
+    ("os.dup2", "EMFILE", 70, "the VMM ended before it was set up"),
+    ("os.setsid", "EPERM", 69, "the VMM can't be set up"),
+    ("socket", "EMFILE", 70, "too many open files; see which limit"),
+    ("setsockopt", "ENOMEM", 70, "cannot allocate memory; see which limit"),
+    ("bind", "EADDRINUSE", 75, "LOCAL_PORT can't be used"),
+    ("bind", "EADDRNOTAVAIL", 69, "give an address of this host by --bind"),
+    ("bind", "EACCES", 77, "use a port from 1024 on"),
+    ("signalfd", "EMFILE", 70, "too many open files; see which limit"),
+    ("unshare", "EPERM", 69, "the sandbox can't be made"),
+    ("mount", "EPERM", 69, "the guest's files can't be set up: Detach"),
+    ("mount", "EINVAL", 69, "in a chroot, mount its root directory on itself first"),
+    ("pivot_root", "EINVAL", 69, "the guest's files can't be set up: PivotRoot"),
+    ("umount2", "EINVAL", 69, "the guest's files can't be set up: Unmount"),
+    ("os.mkdir", "ENOSPC", 69, "no space left on device"),
+    ("capset", "EPERM", 69, "the VMM can't be set up"),
+    ("landlock_restrict_self", "E2BIG", 69, "the VMM can't be set up"),
+    ("seccomp", "EINVAL", 69, "the VMM can't be set up"),
+    ("pidfd_getfd", "EPERM", 69, "sysctl kernel.yama.ptrace_scope=1 or less"),
+]
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> tuple[Launcher, list[str | Path]]:
+    return fake_vmm.prepare(tmp_path)
+
+
+@pytest.mark.parametrize(("call", "code", "status", "says"), FAULTS)
+def test_each_call_that_fails_has_its_status_and_its_line(
+    prepared: tuple[Launcher, list[str | Path]], call: str, code: str, status: int, says: str
+) -> None:
+    launcher, arguments = prepared
+    faulty = [sys.executable, "-m", "tests.framework.faults", call, code]
+    ended = replace(launcher, command=faulty).run(*arguments, PORT, timeout=10)
+    assert ended.status == status
+    assert says in ended.error
+    # Its port is free again, and the same launch works.
+    assert launcher.run(*arguments, PORT).status == fake_vmm.STATUS
+
+
+def test_a_kernel_without_landlock_has_the_first_wall_alone(
+    prepared: tuple[Launcher, list[str | Path]],
+) -> None:
+    launcher, arguments = prepared
+    call = ["landlock_create_ruleset", "EOPNOTSUPP"]
+    faulty = [sys.executable, "-m", "tests.framework.faults", *call]
+    assert replace(launcher, command=faulty).run(*arguments, PORT).status == fake_vmm.STATUS
+
+
+def limited(limit: int, value: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(limit, (value, value))
+
+
+@pytest.mark.parametrize("descriptors", [10, 12, 14, 16, 18, 20, 1000])
+def test_too_few_descriptors_are_said_to_be_too_few(
+    prepared: tuple[Launcher, list[str | Path]], descriptors: int
+) -> None:
+    launcher, arguments = prepared
+    preexec = limited(resource.RLIMIT_NOFILE, descriptors)
+    ended = launcher.run(*arguments, PORT, preexec=preexec)
+    if ended.status != fake_vmm.STATUS:
+        assert descriptors < 1000
+        assert ended.status in (69, 70)
+        assert re.search("too many open files|which limit has been reached", ended.error, re.I)
+
+
+@pytest.mark.parametrize("mebibytes", [16, 20, 4000])
+def test_too_little_memory_is_said_to_be_too_little(
+    prepared: tuple[Launcher, list[str | Path]], mebibytes: int
+) -> None:
+    launcher, arguments = prepared
+    preexec = limited(resource.RLIMIT_AS, mebibytes * 2**20)
+    ended = launcher.run(*arguments, PORT, preexec=preexec)
+    if ended.status != fake_vmm.STATUS:
+        assert mebibytes < 4000
+        assert ended.status in (69, 70)
+        assert re.search("memory|no thread can be started", ended.error)
+
+
+def on_a_full_disk(script: str, *arguments: str | Path) -> Ended:
+    """Run a shell script in a mount namespace whose /tmp and /var/tmp are full."""
+    full = "for path in /tmp /var/tmp; do mount -t tmpfs -o size=64k tmpfs $path; done"
+    command = [*UNSHARE, "sh", "-c", f"{full}; {script}", "sh", *arguments]
+    return Launcher(command, {"PATH": "/usr/bin:/bin"}).run()
+
+
+def test_a_full_disk_is_69_where_the_code_would_be_extracted_to(tmp_path: Path) -> None:
+    executable = Path("/dev/shm") / f"krunclient-{tmp_path.name}"
+    shutil.copy2(EXECUTABLE, executable)
+    try:
+        ended = on_a_full_disk('"$1" --version', executable)
+    finally:
+        executable.unlink()
+    assert ended.status == 69
+    assert "No space left on device" in ended.error
+    assert "set XDG_CACHE_HOME or TMPDIR" in ended.error
+
+
+def test_a_full_disk_is_an_error_where_the_overlay_would_be(
+    prepared: tuple[Launcher, list[str | Path]],
+) -> None:
+    launcher, arguments = prepared
+    fill = "mount -t tmpfs -o nr_inodes=2 tmpfs /var/tmp; mkdir /var/tmp/overlay;"
+    words = [*launcher.command, *arguments, PORT, "--overlay=/var/tmp/overlay"]
+    command = [*UNSHARE, "sh", "-c", f'{fill} exec "$@"', "sh", *words]
+    ended = replace(launcher, command=command).run()
+    assert ended.status == 69
+    assert "no space left on device" in ended.error
+
+
+@pytest.mark.parametrize("damaged", [100_000, 5_000_000])
+def test_a_damaged_executable_never_runs(tmp_path: Path, damaged: int) -> None:
+    """Cut off, it is no zip file any more, which Python itself says; changed, krunclient does."""
+    executable = tmp_path / "krunclient"
+    content = bytearray(EXECUTABLE.read_bytes())
+    content[damaged : damaged + 1000] = bytes(1000)
+    executable.write_bytes(content)
+    executable.chmod(0o755)
+    ended = Launcher([executable], {"XDG_CACHE_HOME": str(tmp_path)}).run("--version")
+    assert ended.status == 69
+    assert "the executable is damaged" in ended.error
+    executable.write_bytes(content[: len(content) // 2])
+    cut = subprocess.run([executable, "--version"], capture_output=True)
+    assert cut.returncode != 0
+    assert cut.stdout == b""
+
+
+def test_nothing_of_this_needs_the_working_directory(
+    prepared: tuple[Launcher, list[str | Path]], tmp_path: Path
+) -> None:
+    launcher, arguments = prepared
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f'cd {gone} && rmdir {gone} && exec "$@"'
+    command = ["sh", "-c", script, "sh", *launcher.command]
+    environment = {**launcher.environment, "PYTHONPATH": str(TOP)}
+    there = replace(launcher, command=command, environment=environment)
+    assert there.run(*arguments, PORT).status == fake_vmm.STATUS
