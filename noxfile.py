@@ -7,6 +7,7 @@ sessions. Each installs what it needs at pinned versions, by hash.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import nox
 
@@ -17,6 +18,8 @@ nox.options.error_on_missing_interpreters = True
 
 SOURCES = ("krunclient", "dist-scripts", "tests", "noxfile.py")
 VM_SECONDS = 1500
+SOAK_SECONDS = 6 * 3600
+SOAK_RESULTS = Path("build/artefacts")
 
 
 def install(session: nox.Session, name: str) -> None:
@@ -94,6 +97,21 @@ def demo(session: nox.Session) -> None:
     on_a_host_with_kvm(session, "python", "-m", "tests.framework.demo", "run")
 
 
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Many launches, counted: -- --launches N --parallel P, and --recorder without VMs."""
+    install(session, "vm")
+    prepare(session, build_executable, build_rootfs, build_guests)
+    command = ("python", "-m", "tests.framework.soak")
+    if "--recorder" in session.posargs:
+        session.run(*command, *session.posargs)
+        return
+    for old in SOAK_RESULTS.glob("host-*/soak.json"):
+        old.unlink()
+    on_a_host_with_kvm(session, *command, *session.posargs, split=True, seconds=SOAK_SECONDS)
+    session.run(*command, "--combine", *map(str, SOAK_RESULTS.glob("host-*/soak.json")))
+
+
 def prepare(session: nox.Session, *steps: object) -> None:
     for step in steps:
         step(session)  # type: ignore[operator]
@@ -111,7 +129,9 @@ def build_guests(session: nox.Session) -> None:
     session.run("python", "-m", "tests.framework.guests")
 
 
-def on_a_host_with_kvm(session: nox.Session, *command: str, split: bool = False) -> None:
+def on_a_host_with_kvm(
+    session: nox.Session, *command: str, split: bool = False, seconds: int = VM_SECONDS
+) -> None:
     """On this host where its KVM runs guests, else on an emulated one, or several."""
-    options = [f"--timeout={VM_SECONDS}", *(["--split"] if split else [])]
+    options = [f"--timeout={seconds}", *(["--split"] if split else [])]
     session.run("python", "-m", "tests.framework.hosts", *options, "--", *command)
