@@ -70,7 +70,7 @@ static int try_udp(const char *ip, const char *port)
 
     if (fd < 0 || sendto(fd, "ping", 4, 0, (void *)&to, size) < 0)
         return -1;
-    if (!wait_for(fd, POLLIN, 2000)) {
+    if (!wait_for(fd, POLLIN, 700)) {
         errno = ETIMEDOUT;
         return -1;
     }

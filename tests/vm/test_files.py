@@ -29,11 +29,12 @@ def outside(scratch: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def directory(scratch: Path) -> Iterator[Path]:
-    """A directory of the host that any user may use."""
+def directory(scratch: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory of the user's who starts krunclient."""
     path = scratch / "kept"
     path.mkdir(mode=0o755)
-    open_to(USER, path)
+    if "any_launcher" in request.fixturenames:
+        open_to(request.getfixturevalue("any_launcher").user or 0, path)
     yield path
     shutil.rmtree(path)
 
@@ -171,17 +172,17 @@ def test_a_full_overlay_gives_the_guest_enospc_and_harms_nothing_else(
     any_launcher: Launcher, new_root: NewRoot, port: int
 ) -> None:
     root = new_root(
-        "dd if=/dev/zero of=/big bs=1M count=100 2>&1 | tail -n 3\n"
+        "dd if=/dev/zero of=/big bs=1M count=20 2>&1 | tail -n 3\n"
         "rm /big; i=0\n"
-        "while true >/f$i; do i=$((i+1)); [ $i -lt 9000 ] || break; done 2>/dev/null\n"
+        "while true >/f$i; do i=$((i+1)); [ $i -lt 3000 ] || break; done 2>/dev/null\n"
         'echo "files $i"; [ -x /bin/busybox ] && echo alive'
     )
-    ended = any_launcher.run("--overlay-size=8", root, str(port))
+    ended = any_launcher.run("--overlay-size=2", root, str(port))
     text = ended.stdout.decode() + ended.stderr.decode()
     assert "No space left on device" in text
     assert ended.stdout.decode().splitlines()[-1] == "alive"
     count = int(text.split("files ")[1].split()[0])
-    assert 1000 < count < 2100
+    assert 250 < count < 520
 
 
 def test_volumes_are_where_they_were_asked_for_and_read_only_where_said(
