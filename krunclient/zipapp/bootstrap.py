@@ -1,9 +1,12 @@
 """The executable's first stage: from the zip file to the extracted code, and on into it.
 
-It stands at the top of the archive, runs before anything else, and imports nothing but what
-Python has loaded already. The code and the libraries are extracted once, into a directory of the
-user's that is named after the build; each start then checks that it is whole: a list of all files
-with size and time of change (ctime) is stored beside them. What is damaged is extracted anew.
+It runs before anything else, and imports nothing but what Python has loaded already. It stands in
+front of the archive, where a shell hands it to Python without the cost of looking into a zip file,
+and once more in it, for whoever starts the file by a Python of his own.
+
+The code and the libraries are extracted once, into a directory of the user's that is named after
+the build; each start then checks that it is whole: a list of all files with size and time of
+change (ctime) is stored beside them. What is damaged is extracted anew.
 
 Only the syntax of old Pythons is used here, so that they can be told that they are too old.
 """
@@ -23,6 +26,13 @@ OLDEST_PYTHON = (3, 10)
 
 
 def main() -> None:
+    """Where Python runs the zip file: called by shiv's first lines, of which nothing is used."""
+    # The loader has read one file of the archive by now: its build id is in another.
+    build_id = __loader__.get_data("build-id").decode()  # type: ignore[name-defined]
+    start(sys.path.pop(0), build_id)
+
+
+def start(archive: str, build_id: str) -> None:
     # ^C ends krunclient as it ends a C program, not with a traceback.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -33,9 +43,6 @@ def main() -> None:
             "it is %d.%d" % sys.version_info[:2],
             "run krunclient by python3.10 or later",
         )
-    archive = sys.path[0]
-    # The loader has read one file of the archive by now: its build id is in another.
-    build_id = __loader__.get_data("build-id").decode()  # type: ignore[name-defined]
     name = "%s-%s" % (build_id, sys.implementation.cache_tag)
     directories = cache_directories(os.environ, os.geteuid())
     for directory in directories:
@@ -44,7 +51,7 @@ def main() -> None:
             break
     else:
         target = _extract(archive, name, directories)
-    sys.path[0] = os.path.join(target, "site-packages")
+    sys.path.insert(0, os.path.join(target, "site-packages"))
     try:
         from krunclient.__main__ import main as launch
     except Exception:
