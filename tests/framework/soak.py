@@ -39,6 +39,7 @@ FIRST_PORT = 31000
 GONE_SECONDS = 1.0
 END_SECONDS = 90
 CONFIDENCE = 0.95
+PROGRESS = 20
 
 # What an app does when it is asked to stop, and what one does that ends by itself.
 ASKED, BY_ITSELF = 6, 7
@@ -240,7 +241,7 @@ def soak(place: Place, launches: int, parallel: int, seed: int) -> Results:
             results.launches += 1
             if outcome:
                 results.outcomes[outcome] += 1
-            if results.launches % 50 == 0:
+            if results.launches % PROGRESS == 0:
                 print(
                     f"{results.launches} launches, {results.failures.total()} failures", flush=True
                 )
