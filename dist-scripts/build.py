@@ -30,12 +30,21 @@ EXECUTABLE = TOP / "dist/github.com/tomyedwab/yesterday/nexushub/bin/krunclient"
 INTERPRETER = "/usr/bin/python3 -ISXutf8"
 
 # The first lines of the executable. The first stage follows as text, then the zip file. Python
-# takes 4 ms longer to start from a zip file than from this.
-HEAD = """\
+# takes 4 ms longer to start from a zip file than from this. From the first moment on, ^C ends
+# krunclient as it ends a C program, not with a traceback.
+PROGRAM = ";".join(
+    [
+        "import _signal as s,sys",
+        "s.getsignal(2)is s.default_int_handler and s.signal(2,s.SIG_DFL)",
+        'f=open(sys.argv[1],"rb")',
+        "f.seek({offset:4})",
+        'exec(compile(f.read({size}),"krunclient","exec"))',
+    ]
+)
+HEAD = f"""\
 #!/bin/sh
 # krunclient, a zip file behind a first stage in Python. python3 runs this file as well.
-exec {interpreter} -c 'f=open(__import__("sys").argv[1],"rb");f.seek({offset:4});\
-exec(compile(f.read({size}),"krunclient","exec"))' "$0" "$@"
+exec {INTERPRETER} -c '{PROGRAM}' "$0" "$@"
 """
 
 # Both wheels are built on glibc 2.28.
@@ -129,10 +138,10 @@ def put_head(archive: Path, build_id: str) -> None:
     """Put the shell's line and the first stage in the place of shiv's interpreter line."""
     call = f'\ndel sys.argv[0]\nstart(sys.argv[0], "{build_id}")\n'
     first_stage = (FIRST_STAGE / "bootstrap.py").read_bytes() + call.encode()
-    values = {"interpreter": INTERPRETER, "size": len(first_stage)}
-    offset = len(HEAD.format(offset=0, **values))
+    offset = len(HEAD.format(offset=0, size=len(first_stage)))
+    head = HEAD.format(offset=offset, size=len(first_stage))
     _, _, content = archive.read_bytes().partition(b"\n")
-    archive.write_bytes(HEAD.format(offset=offset, **values).encode() + first_stage + content)
+    archive.write_bytes(head.encode() + first_stage + content)
 
 
 def add(archive: zipfile.ZipFile, name: str, data: bytes, built_at: datetime) -> None:

@@ -6,7 +6,8 @@ The package is read in the order in which a launch runs it:
     config      Options                -> Config     (validated values)
     host        Config                 -> HostFacts  (read-only probes)
     plan        Config and HostFacts   -> Plan       (pure data; what --plan prints)
-    supervisor  Plan                   -> the process that stays; it forks and watches
+    supervisor  Plan                   -> the process that stays: it claims and forks
+    watch       the VMM child          -> an exit status, by way of readiness and stops
     vmm         Plan                   -> the child, which confines itself by sandbox/
     vm          Plan                   -> calls of libkrun, in the child
 

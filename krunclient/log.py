@@ -45,9 +45,13 @@ class Log:
         fields = {"what": what, "thing": thing, "why": why, "remedy": remedy}
         self.write("error", "failed", str(error), **fields, status=error.status)
 
+    def writes(self, level: str) -> bool:
+        """Whether messages of this level are written."""
+        return LEVELS.index(level) <= LEVELS.index(self._level)
+
     def write(self, level: str, event: str, text: str, **fields: str | float | None) -> None:
         """One message. `event` is its name for machines, the same in every version."""
-        if LEVELS.index(level) > LEVELS.index(self._level):
+        if not self.writes(level):
             return
         line = f"krunclient: {level}: {one_line(text)}"
         self._put(line if self._form == "text" else self._json(level, event, text, fields))
@@ -78,9 +82,9 @@ class Log:
 
 
 def timestamp() -> str:
-    """The time of day in UTC to the millisecond, RFC 3339."""
-    seconds, milliseconds = divmod(time.time_ns() // 10**6, 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03}Z"
+    """The time of day in UTC to the microsecond, RFC 3339."""
+    seconds, microseconds = divmod(time.time_ns() // 1000, 10**6)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{microseconds:06}Z"
 
 
 def one_line(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from krunclient.record import Record
-from krunclient.sandbox.network import Policy
+from krunclient.sandbox.policy import Policy
 from krunclient.secret import Secret
 
 TYPE_CHECKING = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from krunclient import claims, memory, vmm, watch
+from krunclient import claims, memory
 from krunclient.bindings.libc import (
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
@@ -15,10 +15,10 @@ from krunclient.bindings.libc import (
     SIG_BLOCK,
     SIGKILL,
     SIGTTOU,
+    STOP_SIGNALS,
     SignalSet,
 )
-from krunclient.sandbox import mounts, privileges
-from krunclient.vmm import STOP_SIGNALS
+from krunclient.sandbox import privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
     port_claim = claims.claim_port(libc, listen)
     overlay_claim: tuple[int, ...] = ()
     if plan.files.overlay is not None:
+        from krunclient.sandbox import mounts
+
         as_user(plan, mounts.prepare_overlay, plan.files.overlay)
         overlay_claim = (claims.claim_overlay(plan.files.overlay),)
     memory.hide_values()
@@ -64,8 +66,13 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
+        # Each of the two processes imports what it alone needs, side by side.
+        from krunclient import vmm
+
         inherited = (log_writer, report_writer, go_reader, *overlay_claim)
         vmm.main(plan, libc, supervisor, inherited)
+    from krunclient import watch
+
     for descriptor in (log_writer, report_writer, go_reader):
         os.close(descriptor)
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import os
 
-from krunclient import initconfig, vm
+from krunclient import initconfig, report, vm
 from krunclient.bindings import libkrun
 from krunclient.bindings.libc import (
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
     SIG_DFL,
     SIG_SETMASK,
-    SIGHUP,
-    SIGINT,
     SIGKILL,
-    SIGQUIT,
-    SIGTERM,
+    STOP_SIGNALS,
     SignalSet,
 )
-from krunclient.errors import ERRORS_BY_STATUS, HostError, LaunchError, VmError, reason
+from krunclient.errors import HostError, LaunchError, VmError, reason
 from krunclient.log import write_all
 from krunclient.sandbox import landlock, lifeline, mounts, privileges, seccomp
 
@@ -35,11 +32,8 @@ if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.plan import Plan
 
-STOP_SIGNALS = (SIGHUP, SIGINT, SIGQUIT, SIGTERM)
-
-# The child's descriptors beside 0, 1 and 2, which become the guest's; claims follow.
+# The child's descriptors beside 0, 1 and 2, which become the guest's; the overlay's claim follows.
 LOG, REPORT, GO = 3, 4, 5
-LISTENER = b"listener "  # a report of this form names the descriptor of the seccomp listener
 GUEST_ROOT = f"/{mounts.GUEST}"
 
 
@@ -65,24 +59,26 @@ def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) ->
             root = confine(plan, libc, krun, config, supervisor)
         vm.start(plan, libc, krun, config, root, LOG)
     except LaunchError as error:
-        report(error)
+        report.send(REPORT, error)
     except OSError as error:
-        report(
+        report.send(
+            REPORT,
             HostError(
                 "the VMM can't be set up",
                 plan.root_path,
                 error.strerror or reason(error),
                 "see what this host lacks by krunclient --check",
-            )
+            ),
         )
     except BaseException as error:
-        report(
+        report.send(
+            REPORT,
             VmError(
                 "the VM could not be created",
                 plan.root_path,
                 type(error).__name__,
                 "this is a fault of krunclient: please report it",
-            )
+            ),
         )
     finally:
         os._exit(VmError.status)
@@ -167,28 +163,8 @@ def wait_for_supervision(libc: Libc, program: Sequence[seccomp.Instruction]) -> 
             reason(error),
             "use Linux 5.11 or later with CONFIG_SECCOMP_FILTER",
         ) from None
-    write_all(REPORT, LISTENER + b"%d\n" % listener)
+    write_all(REPORT, report.LISTENER + b"%d\n" % listener)
     if not os.read(GO, 1):
         os._exit(VmError.status)  # the supervisor is gone
     os.close(listener)
     os.close(GO)
-
-
-def report(error: LaunchError) -> None:
-    """Tell the supervisor. The fields are short enough for the pipe to take them at once."""
-    fields = (str(error.status), *(field[:1000] for field in error.args))
-    write_all(REPORT, "\0".join(fields).encode("utf-8", "surrogateescape"))
-
-
-def error_from(data: bytes, root_path: str) -> LaunchError:
-    """What `report` wrote. A VMM that was taken over can have written anything."""
-    try:
-        status, what, thing, why, remedy = data.decode("utf-8", "surrogateescape").split("\0")
-        return ERRORS_BY_STATUS[int(status)](what, thing, why, remedy)
-    except (ValueError, KeyError):
-        return VmError(
-            "the VM has ended",
-            root_path,
-            "the VMM's report can't be read",
-            "look at what the guest runs: it may have taken the VMM over",
-        )

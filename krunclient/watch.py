@@ -12,7 +12,7 @@ import os
 import select
 import time
 
-from krunclient import readiness, vmm
+from krunclient import readiness, report
 from krunclient.bindings.libc import SIGINT, SIGKILL, SIGNALFD_RECORD_BYTES
 from krunclient.errors import BusyError, HostError, LaunchError, VmError, reason
 from krunclient.sandbox import network
@@ -120,6 +120,13 @@ class Watch:
         self._ended: Ended | None = None
         self._stop: Stop | None = None
         self._ready = False
+        # Without a sandbox it takes a look at the host's sockets, now and again.
+        self._wants_readiness = (
+            plan.sandbox
+            or bool(plan.notify_socket)
+            or plan.ready_timeout is not None
+            or log.writes("info")
+        )
         self._started = time.monotonic()
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -147,7 +154,7 @@ class Watch:
             if self._failure is not None:
                 raise self._failure
             if self._report:
-                raise vmm.error_from(self._report, self._plan.root_path)
+                raise report.read(self._report, self._plan.root_path)
             if self._plan.sandbox and self._warden is None and self._stop is None:
                 raise VmError(
                     "the VM could not be created",
@@ -224,7 +231,7 @@ class Watch:
         if not self._ready:
             if self._plan.ready_timeout is not None:
                 times.append(self._started + self._plan.ready_timeout - now)
-            if not self._plan.sandbox:
+            if self._wants_readiness and not self._plan.sandbox:
                 times.append(LISTENING_CHECK_SECONDS)
         return max(0, min(times) * 1000 + 1) if times else None
 
@@ -249,6 +256,8 @@ class Watch:
 
     def _check_readiness(self) -> None:
         if self._ready or self._stop is not None or self._failure is not None:
+            return
+        if not self._wants_readiness:
             return
         listen = self._plan.policy.listen
         if self._warden is not None and self._warden.port_is_lost:
@@ -291,10 +300,10 @@ class Watch:
             self._report = self._report[:MAX_REPORT_BYTES]
             self._unwatch(self._report_reader)
         message, newline, rest = self._report.partition(b"\n")
-        if newline and message.startswith(vmm.LISTENER) and self._go_writer >= 0:
+        if newline and message.startswith(report.LISTENER) and self._go_writer >= 0:
             self._report = rest
             try:
-                self._guard(int(message[len(vmm.LISTENER) :]))
+                self._guard(int(message[len(report.LISTENER) :]))
             except OSError as error:
                 self._fail(_supervision_error(error))
 
@@ -311,6 +320,7 @@ class Watch:
             listener,
         )
         self._watch(listener, self._warden.answer)
+        self._log.write("debug", "confined", "the VMM is behind its walls, and makes the VM")
         os.write(self._go_writer, b"\n")
         os.close(self._go_writer)
         self._go_writer = -1

@@ -28,13 +28,13 @@ from krunclient.bindings.libc import (
     SOL_SOCKET,
     set_option,
 )
-from krunclient.record import Record
 from krunclient.sandbox.seccomp import AUDIT_ARCHITECTURES, SYSCALLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.claims import PortClaim
+    from krunclient.sandbox.policy import Policy
 
 # <linux/seccomp.h>
 NOTIF_RECV = 0xC0502100
@@ -44,24 +44,6 @@ NOTIF_ADDFD = 0x40182103
 ADDFD_FLAG_SETFD = 1
 
 MAX_SOCKADDR_BYTES = 128  # struct sockaddr_storage
-
-
-class Policy(Record):
-    """What the guest may do with sockets. All else is refused.
-
-    libkrun is told to map the guest's port to the same number, so that a bind to that number
-    is the guest's own listener and no other; `listen` is where it really goes.
-    """
-
-    guest_port: int
-    listen: Endpoint
-    allow: tuple[Endpoint, ...]
-
-    def may_listen(self, wanted: Endpoint | None) -> bool:
-        return wanted is not None and wanted.port == self.guest_port
-
-    def may_connect(self, wanted: Endpoint | None) -> bool:
-        return wanted is not None and wanted in self.allow
 
 
 class Notification(Structure):

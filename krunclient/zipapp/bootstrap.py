@@ -29,13 +29,13 @@ def main() -> None:
     """Where Python runs the zip file: called by shiv's first lines, of which nothing is used."""
     # The loader has read one file of the archive by now: its build id is in another.
     build_id = __loader__.get_data("build-id").decode()  # type: ignore[name-defined]
+    # ^C ends krunclient as it ends a C program, not with a traceback.
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     start(sys.path.pop(0), build_id)
 
 
 def start(archive: str, build_id: str) -> None:
-    # ^C ends krunclient as it ends a C program, not with a traceback.
-    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     if sys.version_info < OLDEST_PYTHON:
         _fail(
             "Python is too old",

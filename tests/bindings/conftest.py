@@ -53,6 +53,7 @@ def record(tmp_path: Path, libraries: dict[int, tuple[Path, Path]], root: Path) 
         ended = launcher.run(
             "--libkrun", libkrun, "--libkrunfw", libkrunfw, root, "30777", *arguments, env=env
         )
-        return ended, calls.read_text().splitlines()
+        lines = calls.read_text().splitlines()
+        return ended, [line for line in lines if not line.startswith("entered ")]
 
     return launch

@@ -6,6 +6,8 @@
  * name and ".settings" says where each call is written to as a line, the status that
  * krun_start_enter ends the process with, and, if any, the function that shall fail.
  *
+ * A call of krun_start_enter is preceded by the time of CLOCK_MONOTONIC in ns, as "entered".
+ *
  * A test that needs a VMM that a guest has taken over defines taken_over(), which krun_start_enter
  * runs behind all walls.
  */
@@ -18,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* What a launcher looks for to find the libkrunfw that belongs to this library. */
@@ -85,6 +88,12 @@ int32_t krun_set_port_map(uint32_t ctx, const char *const map[])
     return call("krun_set_port_map", " %u", ctx);
 }
 
+int32_t krun_set_exec(uint32_t ctx, const char *path, const char *const argv[],
+                      const char *const envp[])
+{
+    return call("krun_set_exec", " %u %s %d %d", ctx, path, argv != NULL, envp != NULL);
+}
+
 int32_t krun_set_log_level(uint32_t level)
 {
     return call("krun_set_log_level", " %u", level);
@@ -93,8 +102,11 @@ int32_t krun_set_log_level(uint32_t level)
 int32_t krun_start_enter(uint32_t ctx)
 {
     extern char **environ;
+    struct timespec now;
     int result;
 
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    call("entered", " %ld%09ld", (long)now.tv_sec, now.tv_nsec);
     strings("environ", (const char *const *)environ);
     result = call("krun_start_enter", " %u", ctx);
     if (result)

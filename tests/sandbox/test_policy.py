@@ -13,7 +13,7 @@ from krunclient import address, cli, config
 from krunclient.address import Endpoint
 from krunclient.bindings import libc
 from krunclient.errors import UsageError
-from krunclient.sandbox.network import Policy
+from krunclient.sandbox.policy import Policy
 
 LIBC = libc.load()
 PORTS = st.integers(1, 65535)

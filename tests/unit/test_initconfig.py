@@ -15,7 +15,7 @@ from krunclient.initconfig import C_INIT, C_INIT_WITHOUT_ESCAPES, RUST_INIT
 from krunclient.libraries import LibraryPair
 from krunclient.plan import Plan
 from krunclient.sandbox.mounts import Files
-from krunclient.sandbox.network import Policy
+from krunclient.sandbox.policy import Policy
 from krunclient.secret import Secret
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))

@@ -45,7 +45,7 @@ def test_an_error_as_json_is_one_object_with_its_parts() -> None:
     line = written("error", lambda log: log.failure(FAILURE), "json")
     assert line.count(b"\n") == 1
     found = json.loads(line)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop("time"))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", found.pop("time"))
     assert found == {
         "level": "error",
         "event": "failed",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krunclient import vmm
+from krunclient import report
 from krunclient.errors import ERRORS_BY_STATUS, VmError
 from krunclient.vmmlog import VmmLog
 from krunclient.watch import Ended, Stop
@@ -54,15 +54,14 @@ def test_a_guest_that_panics_when_asked_to_stop_is_an_error() -> None:
         status(0, stop(15, forced=False), log_of(WITHOUT_STATUS)[0])
 
 
-def test_an_error_comes_back_from_the_child_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_comes_back_from_the_child_as_it_was() -> None:
     reader, writer = os.pipe()
-    monkeypatch.setattr(vmm, "REPORT", writer)
     sent = VmError("what", os.fsdecode(b"\xff\n"), "why", "remedy")
-    vmm.report(sent)
-    received = vmm.error_from(os.read(reader, 200), "/root")
+    report.send(writer, sent)
+    received = report.read(os.read(reader, 200), "/root")
     assert (type(received), received.args) == (VmError, sent.args)
 
 
 @given(st.binary())
 def test_no_report_breaks_the_reader(data: bytes) -> None:
-    assert vmm.error_from(data, "/root").status in ERRORS_BY_STATUS
+    assert report.read(data, "/root").status in ERRORS_BY_STATUS
