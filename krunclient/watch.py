@@ -142,8 +142,10 @@ class Watch:
     def run(self) -> int:
         """Returns krunclient's exit status. Raises LaunchError where there is none."""
         while self._ended is None:
-            for descriptor, _ in self._poll.poll(self._patience()):
-                if descriptor in self._handlers:
+            for descriptor, events in self._poll.poll(self._patience()):
+                if not events & select.POLLIN:
+                    self._unwatch(descriptor)  # its other end is gone, for good
+                elif descriptor in self._handlers:
                     self._handlers[descriptor]()
             self._check_readiness()
             self._check_deadlines()

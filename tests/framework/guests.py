@@ -18,6 +18,7 @@ APPLETS = GUESTS / "busybox-applets"  # the names that busybox answers to
 CADDY = GUESTS / "caddy"
 LIBZSTD = GUESTS / "libzstd.so.1"  # which Debian's caddy is linked to
 PROBE = GUESTS / "probe"
+HEY = GUESTS / "hey"  # loads a web server
 SOURCES = TOP / "tests/guests"
 
 
@@ -30,6 +31,7 @@ def prepare() -> None:
     applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True)
     APPLETS.write_bytes(applets.stdout)
     shutil.copy2(debian.unpack("caddy") / "usr/bin/caddy", CADDY)
+    shutil.copy2(debian.unpack("hey") / "usr/bin/hey", HEY)
     shutil.copy2(next(debian.unpack("libzstd1").rglob(LIBZSTD.name)), LIBZSTD)
     for source in sorted(SOURCES.glob("*.c")):
         target = GUESTS / source.stem
