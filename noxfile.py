@@ -98,6 +98,17 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure beside a launcher in C: a table, JSON, and a plot in build/. -- --short, --no-vm."""
+    install(session, "bench")
+    prepare(session, build_executable, build_rootfs, build_guests)
+    command = ("python", "-m", "tests.bench.bench")
+    results = "build/artefacts/host-1/bench.json"
+    on_a_host_with_kvm(session, *command, f"--json={results}", *session.posargs)
+    session.run(*command, f"--read={results}", "--plot=build/bench.svg", silent=True)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Many launches, counted: -- --launches N --parallel P, and --recorder without VMs."""
     install(session, "vm")

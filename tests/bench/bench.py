@@ -99,8 +99,8 @@ class Bench:
 
 
 def compile_c(program: Path, libkrun: Path, *options: str) -> None:
-    command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE, libkrun]
-    subprocess.run([*command, f"-Wl,-rpath,{libkrun.parent}", *options], check=True)
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", f"-Wl,-rpath,{libkrun.parent}", *options]
+    subprocess.run(["gcc", "-o", program, SOURCE, libkrun, *flags], check=True)
 
 
 def median(values: Sequence[float]) -> float:
@@ -219,7 +219,7 @@ class Running:
     def overhead_mib(self) -> float:
         """Proportional set size of all its processes, without the guest's RAM."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return sum(_overhead_mib(int(pid)) for pid in [self.process.pid, *children.split()])
+        return sum(_overhead_mib(int(pid)) for pid in [str(self.process.pid), *children.split()])
 
 
 def _overhead_mib(pid: int) -> float:
@@ -452,18 +452,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer runs, and fail on the goals")
     parser.add_argument("--no-vm", action="store_true", help="start-up alone")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--read", type=Path, help="results to show, instead of new ones")
+    parser.add_argument("--plot", type=Path, help="where to write the plot")
     arguments = parser.parse_args()
     runs, vm_runs = (15, 2) if arguments.short else (60, 5)
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="krunclient-bench-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        results = measure(Bench(directory), runs, vm_runs, vms=not arguments.no_vm)
+    if arguments.read:
+        results = json.loads(arguments.read.read_text())
+    else:
+        with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="krunclient-bench-") as name:
+            directory = Path(name)
+            directory.chmod(0o755)
+            results = measure(Bench(directory), runs, vm_runs, vms=not arguments.no_vm)
     print(table(results))
     if arguments.json:
-        arguments.json.write_text(json.dumps({**results, "ratios": ratios(results)}, indent=1))
-    if arguments.plot:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(results, indent=1))
+    if arguments.plot and "stages" in results:
         plot(results, arguments.plot)
     found = ratios(results)
     missed = [name for name, goal in GOALS.items() if found[name] > goal * NOISE]
