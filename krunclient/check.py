@@ -83,7 +83,7 @@ def _confine(libc: Libc, supervisor: int) -> None:
     steps = mounts.operations(files, user_namespace=os.geteuid() != 0, config_file=None)
     privileges.enter_namespaces(libc)
     mounts.perform(libc, steps, mounts.open_sources(steps), b"")
-    privileges.drop_capabilities(libc)
+    privileges.drop_capabilities(libc, set_id_bits=False)
     machine = os.uname().machine
     lifeline.start(libc, machine, supervisor)
     seccomp.install(libc, seccomp.assemble(machine, os.getpid(), set_id_bits=False))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 
 from krunclient.address import Endpoint
 from krunclient.bindings.libc import (
@@ -18,6 +19,7 @@ from krunclient.bindings.libc import (
     IPPROTO_IPV6,
     IPV6_V6ONLY,
     SO_REUSEADDR,
+    SO_REUSEPORT,
     SOCK_CLOEXEC,
     SOCK_STREAM,
     SOL_SOCKET,
@@ -37,10 +39,10 @@ LOCK_NAME = "lock"
 class PortClaim:
     """LOCAL_PORT, on all of the host's addresses.
 
-    Two sockets are bound to it, one for IPv4 and one for IPv6, and never listen. Without
-    SO_REUSEADDR they keep everybody else from binding the port on whatever address, also with
-    SO_REUSEADDR or SO_REUSEPORT. A name in the abstract UNIX namespace, which belongs to the
-    network namespace as ports do, is there for a second krunclient to find.
+    Two sockets are bound to it, one for IPv4 and one for IPv6, and never listen. As they have
+    neither SO_REUSEADDR nor SO_REUSEPORT, they keep everybody else from binding the port on
+    whatever address. A name in the abstract UNIX namespace, which belongs to the network
+    namespace as ports do, is there for a second krunclient to find.
     """
 
     def __init__(self, libc: Libc, mark: int, bound: tuple[int, ...]) -> None:
@@ -53,16 +55,19 @@ class PortClaim:
             os.close(descriptor)
 
     def let(self, bind_or_listen: Callable[[], object]) -> None:
-        """Make a call on a socket of ours with SO_REUSEADDR. Raises OSError."""
-        self._allow_reuse(1)
+        """Make a call on a socket of ours that has SO_REUSEPORT. Raises OSError.
+
+        The kernel shares a port by that option between sockets of one user alone, socket(7).
+        """
+        self.share(1)
         try:
             bind_or_listen()
         finally:
-            self._allow_reuse(0)
+            self.share(0)
 
-    def _allow_reuse(self, allow: int) -> None:
+    def share(self, on: int) -> None:
         for descriptor in self._bound:
-            set_option(self._libc, descriptor, SOL_SOCKET, SO_REUSEADDR, allow)
+            set_option(self._libc, descriptor, SOL_SOCKET, SO_REUSEPORT, on)
 
 
 def claim_port(libc: Libc, listen: Endpoint) -> PortClaim:
@@ -93,7 +98,8 @@ def claim_port(libc: Libc, listen: Endpoint) -> PortClaim:
         os.close(_bound(libc, listen.family, listen, v6_only=False))
     except OSError as error:
         raise _port_error(listen, error) from None
-    claim.let(lambda: None)
+    for descriptor in descriptors:
+        set_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 0)
     return claim
 
 
@@ -135,8 +141,11 @@ def claim_overlay(directory: str) -> int:
     """
     path = os.path.join(directory, LOCK_NAME)
     try:
-        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         lock = os.open(path, flags, 0o600)
+        found = os.fstat(lock)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BusyError(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("error", "warning", "info", "debug")
 FORMATS = ("text", "json")
+MAX_LINE_BYTES = 4096  # PIPE_BUF, which a pipe that can be written to has room for, pipe(7)
 PATIENCE_MILLISECONDS = 1000  # how long a reader may let us wait; then lines are lost
 
 
@@ -67,15 +68,19 @@ class Log:
         import json
 
         head = {"time": timestamp(), "level": level, "event": event}
-        return json.dumps({**head, **self._context, **fields, "message": text})
+        line = json.dumps({**head, **self._context, **fields, "message": text})
+        if len(line) >= MAX_LINE_BYTES:
+            short = {name: value for name, value in fields.items() if not isinstance(value, str)}
+            line = json.dumps({**head, "pid": self._context["pid"], **short, "message": text[:500]})
+        return line
 
     def _put(self, line: str) -> None:
-        # A launcher must hear a stop also while nobody reads what it has to say. A pipe that can
-        # be written to has room for 4096 bytes, pipe(7).
+        # A launcher must hear a stop also while nobody reads what it has to say.
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         if poll.poll(self._patience):
-            write_all(self._descriptor, f"{line}\n".encode("utf-8", "backslashreplace"))
+            data = line.encode("utf-8", "backslashreplace")[: MAX_LINE_BYTES - 1]
+            write_all(self._descriptor, data + b"\n")
             self._patience = PATIENCE_MILLISECONDS
         else:
             self._patience = 0
@@ -103,7 +108,8 @@ def write_all(descriptor: int, data: bytes) -> bool:
         try:
             data = data[os.write(descriptor, data) :]
         except BlockingIOError:
-            select.select([], [descriptor], [])
+            if not select.select([], [descriptor], [], PATIENCE_MILLISECONDS / 1000)[1]:
+                return False
         except OSError:
             return False
     return True

@@ -14,7 +14,6 @@ from krunclient.bindings.libc import (
     SFD_NONBLOCK_CLOEXEC,
     SIG_BLOCK,
     SIGKILL,
-    SIGTTOU,
     STOP_SIGNALS,
     SignalSet,
 )
@@ -23,10 +22,13 @@ from krunclient.sandbox import privileges
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from krunclient.bindings.libc import Libc
     from krunclient.log import Log
     from krunclient.plan import Plan
+
+    Result = TypeVar("Result")
 
 
 def run(plan: Plan, libc: Libc, log: Log) -> int:
@@ -35,10 +37,10 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
     Raises LaunchError for what could not be claimed or set up, VmError where the VM ended without
     the app's status.
     """
-    # Blocked signals are queued even when they were ignored at the start, as under nohup. The
-    # last one would stop a background job that gives the terminal its settings back.
-    libc.sigprocmask(SIG_BLOCK, SignalSet.of(*STOP_SIGNALS, SIGTTOU), None)
-    signals = libc.signalfd(-1, SignalSet.of(*STOP_SIGNALS), SFD_NONBLOCK_CLOEXEC)
+    # Blocked signals are queued even when they were ignored at the start, as under nohup.
+    stop_signals = SignalSet.of(*STOP_SIGNALS)
+    libc.sigprocmask(SIG_BLOCK, stop_signals, None)
+    signals = libc.signalfd(-1, stop_signals, SFD_NONBLOCK_CLOEXEC)
     if plan.die_with_parent:
         libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     listen = plan.policy.listen
@@ -52,12 +54,14 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
         memory_mib=plan.memory_mib,
     )
     port_claim = claims.claim_port(libc, listen)
+    if not plan.sandbox:
+        port_claim.share(1)  # libkrun binds the port itself, and sets SO_REUSEPORT
     overlay_claim: tuple[int, ...] = ()
     if plan.files.overlay is not None:
         from krunclient.sandbox import mounts
 
         as_user(plan, mounts.prepare_overlay, plan.files.overlay)
-        overlay_claim = (claims.claim_overlay(plan.files.overlay),)
+        overlay_claim = (as_user(plan, claims.claim_overlay, plan.files.overlay),)
     memory.hide_values()
     privileges.forbid_core_dumps(libc)
     log_reader, log_writer = os.pipe2(os.O_CLOEXEC)
@@ -87,38 +91,28 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
         streams.restore()
 
 
-def as_user(plan: Plan, action: Callable[[str], None], path: str) -> None:
+def as_user(plan: Plan, action: Callable[[str], Result], path: str) -> Result:
     """Do something to the overlay as the user that the VMM runs as, so that it is that user's."""
     if plan.user is None:
-        action(path)
-        return
+        return action(path)
     os.seteuid(0)
     os.setegid(plan.user.gid)
     os.seteuid(plan.user.uid)
     try:
-        action(path)
+        return action(path)
     finally:
         os.seteuid(0)
         os.setegid(0)
 
 
 class _Streams:
-    """How standard input, output and error were at the start. They are shared with others, and a
-    VMM changes them: libkrun the terminal's modes, and one that was killed gives nothing back.
+    """Whether standard input, output and error were blocking at the start: they are shared with
+    others, and a VMM changes that.
     """
 
     def __init__(self) -> None:
         self._blocking = [(number, os.get_blocking(number)) for number in (0, 1, 2)]
-        self._terminal = next((number for number in (0, 1, 2) if os.isatty(number)), None)
-        if self._terminal is not None:
-            import termios
-
-            self._modes = termios.tcgetattr(self._terminal)
 
     def restore(self) -> None:
         for number, blocking in self._blocking:
             os.set_blocking(number, blocking)
-        if self._terminal is not None:
-            import termios
-
-            termios.tcsetattr(self._terminal, termios.TCSANOW, self._modes)

@@ -40,7 +40,7 @@ GUEST_ROOT = f"/{mounts.GUEST}"
 def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
     """Never returns. An error goes to the supervisor, which alone speaks to the user."""
     try:
-        keep_descriptors(inherited)
+        keep_descriptors(libc, inherited)
         die_with(libc, supervisor)
         # A terminal's ^C is for the supervisor, which decides what the guest hears of it.
         os.setsid()
@@ -91,22 +91,27 @@ def die_with(libc: Libc, supervisor: int) -> None:
         os._exit(VmError.status)  # it died before the line above; nobody is left to be told
 
 
-def keep_descriptors(inherited: tuple[int, ...]) -> None:
+def keep_descriptors(libc: Libc, inherited: tuple[int, ...]) -> None:
     """Leave the child 0 to 2 and these, from LOG on, and nothing else."""
     above = max(*inherited, LOG + len(inherited)) + 1
     for position, descriptor in enumerate(inherited):
         os.dup2(descriptor, above + position, inheritable=False)
     for position in range(len(inherited)):
         os.dup2(above + position, LOG + position, inheritable=False)
-    os.closerange(LOG + len(inherited), os.sysconf("SC_OPEN_MAX"))
+    # Above the limit on open files there can be some as well, from when it was higher.
+    libc.close_range(LOG + len(inherited), 2**32 - 1, 0)
 
 
 def leave_the_terminal() -> None:
     """Keep the keyboard from libkrun: with a terminal to read it can't be asked to type ^C, and a
-    guest could not be stopped but by force.
+    guest could not be stopped but by force. Output to a terminal could be read from as well.
     """
     if os.isatty(0):
         os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0)
+    for number in (1, 2):
+        if os.isatty(number):
+            flags = os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC
+            os.dup2(os.open(f"/proc/self/fd/{number}", flags), number)
 
 
 def confine(plan: Plan, libc: Libc, krun: libkrun.Krun, config: bytes, supervisor: int) -> str:
@@ -136,12 +141,12 @@ def confine(plan: Plan, libc: Libc, krun: libkrun.Krun, config: bytes, superviso
         # The supervisor is root and needs no leave; that user's other processes get none.
         libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     privileges.set_limits(libc, plan.memory_mib, plan.vcpus, user_namespace=unprivileged)
-    privileges.drop_capabilities(libc)
+    writable = any(not volume.read_only for volume in plan.files.volumes)
+    privileges.drop_capabilities(libc, set_id_bits=not writable)
     abi = landlock.version(libc)
     allowed = landlock.rules(GUEST_ROOT, "/dev/kvm", "/proc/self/fd", abi) if abi else ()
     landlock.restrict(libc, allowed, abi)
     lifeline.start(libc, plan.machine, supervisor)
-    writable = any(not volume.read_only for volume in plan.files.volumes)
     # A file on a volume that runs as its owner would run so for every user of the host.
     wait_for_supervision(
         libc, seccomp.assemble(plan.machine, os.getpid(), set_id_bits=not writable)

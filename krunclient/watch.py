@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from krunclient.plan import Plan
 
 PIPE_READ_BYTES = 65536
-MAX_READ_BYTES = 2**20
+MAX_PIPE_BYTES = 2**20  # of a user that is not root, pipe(7)
 MAX_REPORT_BYTES = 8192
+ENDING_SECONDS = 5  # for the kernel to free a large guest's memory
 # Without a sandbox nobody tells that the guest listens: the host's table of sockets is read.
 LISTENING_CHECK_SECONDS = 0.05
 
@@ -128,6 +129,7 @@ class Watch:
             or log.writes("info")
         )
         self._started = time.monotonic()
+        self._must_end_by: float | None = None
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         for descriptor, handler in (
@@ -144,13 +146,14 @@ class Watch:
         while self._ended is None:
             for descriptor, events in self._poll.poll(self._patience()):
                 if not events & select.POLLIN:
-                    self._unwatch(descriptor)  # its other end is gone, for good
+                    self._on_hang_up(descriptor)
                 elif descriptor in self._handlers:
                     self._handlers[descriptor]()
             self._check_readiness()
             self._check_deadlines()
-        # What was written before the end is still in the pipes.
-        self._on_log()
+        # What was written before the end is still in the pipes, as much as they hold.
+        for _ in range(MAX_PIPE_BYTES // PIPE_READ_BYTES):
+            self._on_log()
         self._on_report()
         if not self._ended.forced:
             if self._failure is not None:
@@ -175,18 +178,23 @@ class Watch:
         if self._handlers.pop(descriptor, None):
             self._poll.unregister(descriptor)
 
+    def _on_hang_up(self, descriptor: int) -> None:
+        """The other end is gone, for good. Where that is the seccomp listener's, the VMM is about
+        to end; but one of which only the lifeline is left would never do so.
+        """
+        self._unwatch(descriptor)
+        if self._warden is not None and descriptor == self._warden.listener:
+            self._must_end_by = time.monotonic() + ENDING_SECONDS
+
     def _read(self, descriptor: int) -> bytes:
-        """What is there to be read; at the end of a pipe it is watched no more."""
-        chunks = []
+        """Some of what is there to be read; at the end of a pipe it is watched no more."""
         try:
-            while chunk := os.read(descriptor, PIPE_READ_BYTES):
-                chunks.append(chunk)
-                if sum(map(len, chunks)) > MAX_READ_BYTES:
-                    return b"".join(chunks)
-            self._unwatch(descriptor)
+            data = os.read(descriptor, PIPE_READ_BYTES)
         except BlockingIOError:
-            pass
-        return b"".join(chunks)
+            return b""
+        if not data:
+            self._unwatch(descriptor)
+        return data
 
     # Stops
 
@@ -228,6 +236,8 @@ class Watch:
         """How many milliseconds to wait for a descriptor; None is without end."""
         now = time.monotonic()
         times = []
+        if self._must_end_by is not None:
+            times.append(self._must_end_by - now)
         if self._stop is not None and not self._stop.forced:
             times.append(self._stop.deadline - now)
         if not self._ready:
@@ -241,6 +251,9 @@ class Watch:
         now = time.monotonic()
         if self._ended is not None:
             return
+        if self._must_end_by is not None and now >= self._must_end_by:
+            self._must_end_by = None
+            os.kill(self._child, SIGKILL)
         if self._stop is not None:
             if now >= self._stop.deadline:
                 self._end_by_force(self._stop, "the grace period is over")

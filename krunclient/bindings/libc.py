@@ -44,13 +44,13 @@ PR_SET_NO_NEW_PRIVS = 38
 SIG_BLOCK = 0
 SIG_SETMASK = 2
 SIG_DFL = 0
-SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGTERM, SIGTTOU = 1, 2, 3, 9, 15, 22
+SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGTERM = 1, 2, 3, 9, 15
 STOP_SIGNALS = (SIGHUP, SIGINT, SIGQUIT, SIGTERM)
 
 # <sys/socket.h> and <netinet/in.h>
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 SOCK_STREAM, SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK = 1, 2, 0o2000000, 0o4000
-SOL_SOCKET, SO_REUSEADDR = 1, 2
+SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT = 1, 2, 15
 IPPROTO_TCP, IPPROTO_IPV6, IPV6_V6ONLY = 6, 41, 26
 
 # <linux/sched.h>, <sys/mount.h>
@@ -243,6 +243,10 @@ class Libc(Library):
         self, directory: int, path: bytes, flags: int, attributes: MountAttributes, size: int, /
     ) -> int:
         """mount_setattr(2), Linux 5.12."""
+
+    @function(ERRNO, c_uint32, c_uint32, c_uint32, numbers=every(436))
+    def close_range(self, first: int, last: int, flags: int, /) -> int:
+        """close_range(2), Linux 5.9."""
 
     @function(ERRNO, c_int, c_int, c_uint32, numbers=every(438))
     def pidfd_getfd(self, process: int, descriptor: int, flags: int, /) -> int:

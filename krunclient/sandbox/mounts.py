@@ -379,8 +379,14 @@ def prepare_overlay(directory: str) -> None:
     except OSError as error:
         raise _error(error, directory, "mkdir") from None
     try:
-        if os.fstat(descriptor).st_uid == os.geteuid():
+        found = os.fstat(descriptor)
+        if found.st_uid == os.geteuid() and found.st_mode & 0o077:
             os.fchmod(descriptor, 0o700)
+            # Whoever is inside a directory stays there when the way to it is closed.
+            if os.listdir(descriptor):
+                raise _layer_error(
+                    directory, f"it was open to others, mode {found.st_mode & 0o7777:o}"
+                )
         for name in ("upper", "work"):
             _make_directory(name, descriptor)
         check_layer(descriptor, directory)
@@ -406,13 +412,17 @@ def check_layer(descriptor: int, directory: str) -> None:
     if found.st_uid != os.geteuid():
         why = f"it belongs to user {found.st_uid}"
     elif found.st_mode & 0o077:
-        why = f"its mode is {found.st_mode & 0o7777:o}, open to others"
+        why = f"it is open to others, mode {found.st_mode & 0o7777:o}"
     elif not all(stat.S_ISDIR(one.st_mode) for one in inside):
         why = "upper and work in it are not both directories"
     else:
         return
-    raise PermissionDeniedError(
-        "the overlay can't be used", directory, why, "give a directory of this user's own"
+    raise _layer_error(directory, why)
+
+
+def _layer_error(directory: str, why: str) -> LaunchError:
+    return PermissionDeniedError(
+        "the overlay can't be used", directory, why, "give an empty one of this user's own"
     )
 
 

@@ -22,6 +22,7 @@ from krunclient.bindings.libc import (
     IPPROTO_IPV6,
     IPV6_V6ONLY,
     SO_REUSEADDR,
+    SO_REUSEPORT,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     SOCK_STREAM,
@@ -153,7 +154,9 @@ class Warden:
             raise RefusedError(errno.EAFNOSUPPORT)
         own = self._libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
         try:
-            set_option(self._libc, own, SOL_SOCKET, SO_REUSEADDR, 1)
+            # The one for what an earlier run left in TIME_WAIT, the other for the claim.
+            for option in (SO_REUSEADDR, SO_REUSEPORT):
+                set_option(self._libc, own, SOL_SOCKET, option, 1)
             if family == AF_INET6:
                 set_option(self._libc, own, IPPROTO_IPV6, IPV6_V6ONLY, 0)
             sockaddr = listen.sockaddr(family)

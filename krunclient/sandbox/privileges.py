@@ -110,9 +110,14 @@ def _namespace_error(uid: int, error: OSError) -> LaunchError:
     return HostError("the sandbox can't be made", "a user namespace", reason(error), remedy)
 
 
-def drop_capabilities(libc: Libc) -> None:
-    """Keep KEPT_CAPABILITIES and no other, in every set, for good. Raises OSError."""
+def drop_capabilities(libc: Libc, *, set_id_bits: bool) -> None:
+    """Keep KEPT_CAPABILITIES and no other, in every set, for good. Raises OSError.
+
+    Without `set_id_bits` the kernel takes those bits off a file that is written to.
+    """
     kept = sum(1 << number for number in KEPT_CAPABILITIES.values())
+    if not set_id_bits:
+        kept &= ~(1 << KEPT_CAPABILITIES["CAP_FSETID"])
     for number in range(LAST_CAPABILITY + 1):
         if not kept >> number & 1:
             try:

@@ -43,18 +43,25 @@ IPPROTO_TCP, TCP_NODELAY = 6, 1
 # <linux/sched.h>: a thread that shares its descriptors and its place in the tree with the others.
 THREAD_FLAGS = 0x00010000 | 0x00000400 | 0x00000200  # CLONE_THREAD, CLONE_FILES, CLONE_FS
 CLOSE_RANGE_UNSHARE = 1 << 1
-# <fcntl.h>: who gets signals of a descriptor, and which.
-F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+# <fcntl.h>: descriptors and their flags; no locks, no leases, no signals to others.
+FCNTLS = {
+    "F_DUPFD": 0, "F_GETFD": 1, "F_SETFD": 2, "F_GETFL": 3, "F_SETFL": 4, "F_DUPFD_CLOEXEC": 1030,
+}  # fmt: skip
+# <linux/prctl.h>: names of threads and of memory, and a look at what there is.
+PRCTLS = {"PR_GET_DUMPABLE": 3, "PR_SET_NAME": 15, "PR_GET_NAME": 16, "PR_SET_VMA": 0x53564D41}
 SET_ID_BITS = (0o2000, 0o4000, 0o6000)
 # All requests to KVM have its type in the second byte, <linux/kvm.h>.
 IOCTL_TYPE, KVM_TYPE = 0xFF00, 0xAE00
-# <asm-generic/ioctls.h>: the terminal's modes and size, and what Rust does to its descriptors.
+KVM_CREATE_GUEST_MEMFD = 0xC040AED4  # memory that no limit counts
+# <asm-generic/ioctls.h>: a look at the terminal, and what Rust does to its descriptors.
 IOCTLS = {
-    "TCGETS": 0x5401, "TCSETS": 0x5402, "TCSETSW": 0x5403, "TCSETSF": 0x5404,
-    "TCGETS2": 0x802C542A, "TCSETS2": 0x402C542B, "TCSETSW2": 0x402C542C, "TCSETSF2": 0x402C542D,
-    "TIOCGWINSZ": 0x5413, "FIONREAD": 0x541B, "FIONBIO": 0x5421, "FIONCLEX": 0x5450,
-    "FIOCLEX": 0x5451,
+    "TCGETS": 0x5401, "TCGETS2": 0x802C542A, "TIOCGWINSZ": 0x5413, "FIONREAD": 0x541B,
+    "FIONBIO": 0x5421, "FIONCLEX": 0x5450, "FIOCLEX": 0x5451,
+}  # fmt: skip
+# libkrun sets a terminal to raw mode. It is told that it has, and the terminal stays as it is.
+IOCTLS_IGNORED = {
+    "TCSETS": 0x5402, "TCSETSW": 0x5403, "TCSETSF": 0x5404,
+    "TCSETS2": 0x402C542B, "TCSETSW2": 0x402C542C, "TCSETSF2": 0x402C542D,
 }  # fmt: skip
 
 # Numbers by name: x86_64 (<asm/unistd_64.h>), aarch64 (<asm-generic/unistd.h>); None where the
@@ -96,6 +103,8 @@ SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "mq_notify": (244, 184), "mq_getsetattr": (245, 185), "io_setup": (206, 0),
     "inotify_init": (253, None), "inotify_init1": (294, 26), "memfd_create": (319, 279),
     "modify_ldt": (154, None), "statmount": (457, 457), "listmount": (458, 458),
+    "vmsplice": (278, 75), "tee": (276, 77), "open_tree_attr": (467, 467),
+    "setxattrat": (463, 463), "file_setattr": (469, 469),
     "flock": (73, 32), "setsockopt": (54, 208), "fcntl": (72, 25), "prctl": (157, 167),
     "close_range": (436, 436), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
     "fchmodat2": (452, 452), "open": (2, None), "creat": (85, None), "openat": (257, 56),
@@ -119,9 +128,10 @@ REFUSED = {
     "changing what is mounted and which namespaces there are": (
         "mount", "umount2", "pivot_root", "chroot", "open_tree", "move_mount", "fsopen",
         "fsconfig", "fsmount", "fspick", "mount_setattr", "setns", "unshare", "swapon",
-        "swapoff", "quotactl", "quotactl_fd", "statmount", "listmount",
+        "swapoff", "quotactl", "quotactl_fd", "statmount", "listmount", "open_tree_attr",
     ),
     "files past the mount namespace": ("open_by_handle_at", "fanotify_init", "lookup_dcookie"),
+    "flags of files that no guest sets": ("setxattrat", "file_setattr"),
     "system calls past this filter": (
         "io_uring_setup", "io_uring_enter", "io_uring_register", "seccomp",
     ),
@@ -135,7 +145,7 @@ REFUSED = {
         "mq_notify", "mq_getsetattr",
     ),
     "memory and slots that no limit counts": (
-        "memfd_create", "io_setup", "inotify_init", "inotify_init1",
+        "memfd_create", "io_setup", "inotify_init", "inotify_init1", "vmsplice", "tee",
     ),
     "the claim of the overlay": ("flock",),
     "the host itself": (
@@ -203,11 +213,15 @@ def assemble(machine: str, process: int, *, set_id_bits: bool) -> tuple[Instruct
         program.allow(name, 0, (process,))
     program.allow("sched_setaffinity", 0, (0,))
     program.allow("prlimit64", 2, (0,))  # reading a limit is no harm
-    program.refuse("prctl", 0, (PR_SET_PDEATHSIG, PR_SET_DUMPABLE))
-    # The kernel would send a signal of the VMM's choice to a process of its choice.
-    program.refuse("fcntl", 1, (F_SETOWN, F_SETSIG, F_SETOWN_EX))
-    kvm = _if_in(1, (KVM_TYPE,), RET_ALLOW, None, mask=IOCTL_TYPE)
-    program.rule("ioctl", *kvm, *_if_in(1, IOCTLS.values(), RET_ALLOW, errno.EPERM))
+    program.allow("prctl", 0, PRCTLS.values())
+    program.allow("fcntl", 1, FCNTLS.values())
+    program.rule(
+        "ioctl",
+        *_if_in(1, (KVM_CREATE_GUEST_MEMFD,), RET_ERRNO | errno.EPERM, None),
+        *_if_in(1, (KVM_TYPE,), RET_ALLOW, None, mask=IOCTL_TYPE),
+        *_if_in(1, IOCTLS_IGNORED.values(), RET_ERRNO, None),
+        *_if_in(1, IOCTLS.values(), RET_ALLOW, errno.EPERM),
+    )
     # A connection by the first packet would pass connect(2) by.
     for name, argument in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
         program.refuse(name, argument, (MSG_FASTOPEN,), errno.EACCES, mask=MSG_FASTOPEN)
@@ -252,7 +266,7 @@ class _Rules:
             self._program += (skip, *body)
 
     def allow(
-        self, name: str, argument: int, values: Sequence[int], *, mask: int = EVERY_BIT
+        self, name: str, argument: int, values: Collection[int], *, mask: int = EVERY_BIT
     ) -> None:
         """Only where an argument is one of these."""
         self.rule(name, *_if_in(argument, values, RET_ALLOW, errno.EPERM, mask=mask))

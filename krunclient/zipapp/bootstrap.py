@@ -140,8 +140,10 @@ def is_whole(target: str) -> bool:
 def _extract(archive: str, name: str, directories: "list[str]") -> str:
     # Only a first start pays for the imports of this.
     sys.path.insert(0, archive)
-    import extract
-
+    try:
+        import extract
+    except ImportError:
+        _fail("the executable is damaged", archive, "it is no zip file", "install it again")
     del sys.path[0]
     try:
         return extract.into_first_writable(directories, archive, name)

@@ -24,6 +24,7 @@ ATTACKS = (
     Attack("kill supervisor", "kill(getppid(), SIGKILL)", twin="kill(getpid(), 0)"),
     Attack("set owner", "fcntl(0, F_SETOWN, getppid())", twin="fcntl(0, F_GETFL)"),
     Attack("set signal", "fcntl(0, F_SETSIG, SIGKILL)", twin="fcntl(0, F_SETFD, FD_CLOEXEC)"),
+    Attack("lease", "fcntl(0, F_SETLEASE, F_RDLCK)", twin="fcntl(0, F_GETFD)"),
     Attack("ioctl owner", "ioctl(0, FIOSETOWN, &pid)", twin="ioctl(0, FIOCLEX)"),
     Attack("fork", "syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)"),
     Attack("thread with files of its own", "syscall(SYS_clone, 0x10900, 0, 0, 0, 0)"),
@@ -60,12 +61,17 @@ ATTACKS = (
     Attack("semaphores", "semctl(0, 0, IPC_RMID)"),
     Attack("queues", 'syscall(SYS_mq_unlink, "x")'),
     Attack("memory file", 'memfd_create("x", 0)'),
+    Attack("guest memory file", "ioctl(kvm, 0xc040aed4UL, memory)",
+           twin="ioctl(kvm, 0xae00, 0)"),
+    Attack("pages in pipes", "vmsplice(pipes[1], &vector, 1, 0)",
+           twin="write(pipes[1], memory, 1)"),
     Attack("watches", "inotify_init1(0)"),
     Attack("asynchronous slots", "syscall(SYS_io_setup, 1, &context)"),
     # The terminal
     Attack("type ahead", 'ioctl(0, TIOCSTI, "x")', twin="ioctl(0, TIOCGWINSZ, &window)"),
     Attack("stop output", "ioctl(0, TCXONC, TCOOFF)", twin="ioctl(0, FIONREAD, &one)"),
     Attack("line discipline", "ioctl(0, TIOCSETD, &one)", twin="tcgetattr(0, &terminal)"),
+    Attack("modes", "ioctl(0, TCSETS, &terminal)", ("ok",)),  # but nothing comes of it
 )  # fmt: skip
 
 SOURCE = """
@@ -87,6 +93,7 @@ SOURCE = """
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <termios.h>
 
 static void attempt(const char *name, long result)
@@ -98,12 +105,17 @@ void taken_over(void)
 {
     int one = 1, pid = getppid();
     unsigned long mask = 1, context = 0;
+    char memory[64] = "";
+    struct iovec vector = {memory, 1};
+    int pipes[2], kvm = open("/dev/kvm", O_RDWR);
     struct winsize window;
     struct termios terminal;
     struct sockaddr_in elsewhere = {.sin_family = AF_INET, .sin_port = htons(81)};
     struct sockaddr_in allowed = {.sin_family = AF_INET, .sin_port = htons(8443)};
     int tcp = socket(AF_INET, SOCK_STREAM, 0), tcp6 = socket(AF_INET6, SOCK_STREAM, 0);
 
+    if (pipe(pipes))
+        _exit(97);
     allowed.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     ATTEMPTS
     fflush(stdout);

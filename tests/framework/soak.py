@@ -11,6 +11,7 @@ libkrun: what is tested then is krunclient alone.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import math
 import os
@@ -222,11 +223,16 @@ class Launch:
                 raise UnexpectedError(f"the port is left: {error.strerror}") from None
 
 
+PATIENCE_SECONDS = 240
+
+
 def soak(place: Place, launches: int, parallel: int, seed: int) -> Results:
     results = Results()
     lock = threading.Lock()
     began = time.monotonic()
     before = leftovers(place)
+    # Where nothing goes on, it is told what waits for what.
+    faulthandler.dump_traceback_later(PATIENCE_SECONDS, repeat=True)
 
     def one(number: int) -> None:
         launch = Launch(place, FIRST_PORT + number % 30000, random.Random(f"{seed} {number}"))
@@ -241,6 +247,7 @@ def soak(place: Place, launches: int, parallel: int, seed: int) -> Results:
             results.launches += 1
             if outcome:
                 results.outcomes[outcome] += 1
+            faulthandler.dump_traceback_later(PATIENCE_SECONDS, repeat=True)
             if results.launches % PROGRESS == 0:
                 print(
                     f"{results.launches} launches, {results.failures.total()} failures", flush=True
@@ -248,6 +255,7 @@ def soak(place: Place, launches: int, parallel: int, seed: int) -> Results:
 
     with ThreadPoolExecutor(parallel) as pool:
         list(pool.map(one, range(launches)))
+    faulthandler.cancel_dump_traceback_later()
     results.seconds = round(time.monotonic() - began, 1)
     for thing in leftovers(place) - before:
         results.failures[f"left: {thing}"] += 1

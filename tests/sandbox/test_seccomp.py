@@ -99,7 +99,10 @@ def test_what_the_policy_decides_goes_to_the_supervisor(name: str, machine: str)
         ("ioctl", (0, 0x5410), (5, 0x8090AE81)),  # TIOCSPGRP, KVM_GET_REGS
         ("prlimit64", (0, 7, 1), (0, 7, 0)),
         ("prctl", (1, 0), (15, 0)),  # PR_SET_PDEATHSIG, PR_SET_NAME
+        ("prctl", (4, 1), (3,)),  # PR_SET_DUMPABLE, PR_GET_DUMPABLE
         ("fcntl", (0, 8, 1), (0, 4, 0)),  # F_SETOWN, F_SETFL
+        ("fcntl", (0, 1024, 0), (0, 1030, 0)),  # F_SETLEASE, F_DUPFD_CLOEXEC
+        ("ioctl", (5, 0xC040AED4), (5, 0xAE41)),  # KVM_CREATE_GUEST_MEMFD, KVM_CREATE_VCPU
         ("setsockopt", (3, 1, 25), (3, 1, 15)),  # SO_BINDTODEVICE, SO_REUSEPORT
         ("setsockopt", (3, 41, 57), (3, 6, 1)),  # IPV6_RTHDR, TCP_NODELAY
         ("setsockopt", (3, 6, 19), (3, 1, 2)),  # TCP_REPAIR, SO_REUSEADDR
@@ -113,6 +116,10 @@ def test_arguments_decide_where_a_call_is_needed_in_one_form_alone(
 ) -> None:
     assert call(name, *refused, machine=machine) & 0xFFFF0000 == RET_ERRNO
     assert call(name, *allowed, machine=machine) == RET_ALLOW
+
+
+def test_a_terminals_modes_are_said_to_be_set_and_are_not() -> None:
+    assert call("ioctl", 1, 0x5402) == RET_ERRNO | 0
 
 
 def test_clone3_is_said_to_be_missing_so_that_clone_is_used() -> None:

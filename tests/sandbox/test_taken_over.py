@@ -7,6 +7,13 @@ every wall of the sandbox.
 from __future__ import annotations
 
 import json
+import os
+import pty
+import resource
+import signal
+import subprocess
+import termios
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -122,3 +129,111 @@ def test_an_overlay_that_others_could_have_prepared_is_77(tmp_path: Path) -> Non
     (tmp_path / "own").mkdir(mode=0o755)
     assert launcher.run(*arguments, "30778", f"--overlay={tmp_path / 'own'}").status == 5
     assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_overlay_that_was_open_to_others_and_holds_something_is_77(tmp_path: Path) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path)
+    overlay = tmp_path / "overlay"
+    (overlay / "upper").mkdir(parents=True)
+    overlay.chmod(0o777)
+    ended = launcher.run(*arguments, "30778", f"--overlay={overlay}")
+    assert ended.status == 77
+    assert "it was open to others, mode 777" in ended.error
+
+
+@pytest.mark.parametrize("kind", ["fifo", "hard link"])
+def test_a_lock_that_is_no_file_of_its_own_is_an_error(tmp_path: Path, kind: str) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path)
+    overlay = tmp_path / "overlay"
+    overlay.mkdir(mode=0o700)
+    if kind == "fifo":
+        os.mkfifo(overlay / "lock")
+    else:
+        (overlay / "other").touch()
+        (overlay / "lock").hardlink_to(overlay / "other")
+    ended = launcher.run(*arguments, "30778", f"--overlay={overlay}", timeout=10)
+    assert ended.status == 77
+    assert str(overlay / "lock") in ended.error
+
+
+def test_a_descriptor_above_the_limit_does_not_reach_the_vmm(tmp_path: Path) -> None:
+    attempt = "if (fcntl(900, F_GETFD) >= 0) _exit(90);"
+    launcher, arguments = fake_vmm.prepare(tmp_path, attempt)
+
+    def leak() -> None:
+        os.dup2(0, 900, inheritable=True)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1024))
+
+    command = ["sh", "-c", 'exec 9>/dev/null; exec "$@"', "sh", *launcher.command]
+    leaking = replace(launcher, command=command)
+    process = subprocess.Popen(
+        [*leaking.command, *arguments, "30778"],
+        env=dict(launcher.environment),
+        cwd=launcher.directory,
+        preexec_fn=leak,
+        close_fds=False,
+    )
+    assert process.wait(20) == fake_vmm.STATUS
+
+
+def test_a_vmm_of_which_only_the_lifeline_is_left_is_ended(tmp_path: Path) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path, "syscall(SYS_exit, 0);")
+    ended = launcher.run(*arguments, "30778", timeout=10)
+    assert ended.status == 70
+
+
+def test_a_terminal_is_neither_read_nor_changed(tmp_path: Path) -> None:
+    body = """
+        struct termios modes;
+        char typed[10];
+        if (tcgetattr(1, &modes) < 0)
+            _exit(91);
+        cfmakeraw(&modes);
+        tcsetattr(1, TCSANOW, &modes);
+        if (read(0, typed, 1) > 0 || read(1, typed, 1) >= 0 || read(2, typed, 1) >= 0)
+            _exit(92);
+        if (write(1, "shown", 5) != 5)
+            _exit(93);
+    """
+    launcher, _ = fake_vmm.prepare(tmp_path)
+    arguments = fake_vmm.build(tmp_path, "#include <termios.h>\n" + fake_vmm.source(body))
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    os.write(ours, b"typed\n")
+    process = subprocess.Popen(
+        [*launcher.command, *arguments, "30778"],
+        env=dict(launcher.environment),
+        cwd=launcher.directory,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    assert process.wait(20) == fake_vmm.STATUS
+    assert termios.tcgetattr(theirs) == before
+    assert b"shown" in os.read(ours, 1000)
+    os.close(ours)
+    os.close(theirs)
+
+
+FLOOD = """
+    signal(SIGINT, SIG_IGN);
+    static char line[9000];
+    memset(line, 'x', sizeof(line) - 1);
+    for (int i = 0; i < 200; i++)
+        dprintf(3, "[2026-01-01T00:00:00Z ERROR vmm] %s\\n", line);
+    for (;;) pause();
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_stop_is_heard_also_while_nobody_reads_a_flood_of_log(tmp_path: Path, form: str) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path, FLOOD)
+    process = launcher.start(*arguments, "30778", "--console", f"--log-format={form}")
+    time.sleep(1.5)
+    process.terminate()
+    # Nobody reads before the end.
+    assert process.wait(10) == 128 + signal.SIGTERM
+    _, stderr = process.communicate()
+    assert all(len(line) < 4096 for line in stderr.splitlines())
+    if form == "json":
+        assert all(json.loads(line) for line in stderr.splitlines())

@@ -56,7 +56,7 @@ def test_nobody_else_gets_the_port_before_or_after_the_guest_listens() -> None:
     try:
         assert others_can_bind() == ""
         with socket.socket() as own:
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             claim.let(lambda: own.bind(("127.0.0.1", PORT)))
             assert others_can_bind() == ""
             claim.let(own.listen)

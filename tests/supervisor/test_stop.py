@@ -196,6 +196,35 @@ def test_a_service_manager_that_is_gone_costs_a_warning_and_no_more(start: Start
     assert run.end(signal.SIGTERM).status == 3
 
 
+def test_a_service_manager_that_does_not_listen_holds_nothing_up(
+    start: Start, tmp_path: Path
+) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+    ):
+        manager.bind(str(tmp_path / "notify"))
+        other.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                other.sendto(b"x", str(tmp_path / "notify"))
+        run = start(GRACEFUL, env={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        run.wait_for("notify")
+        assert run.end(signal.SIGTERM).status == 3
+
+
+def test_without_a_sandbox_the_guest_is_served_and_readiness_told(start: Start) -> None:
+    listening = LISTENING.replace(
+        "int socket_ = socket(AF_INET, SOCK_STREAM, 0);",
+        "int socket_ = socket(AF_INET, SOCK_STREAM, 0), on = 1;"
+        " setsockopt(socket_, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));",
+    ).replace("htons(80)", f"htons({PORT})")
+    run = start((STOPS_ON_SIGINT, listening, STAYS), "--sandbox=off")
+    run.wait_for("ready")
+    socket.create_connection(("127.0.0.1", PORT), timeout=5).close()
+    assert run.end(signal.SIGTERM).status == 3
+
+
 def test_the_story_of_a_launch_is_told_in_a_few_messages(start: Start) -> None:
     run = start(GRACEFUL)
     seen = [run.wait_for(event) for event in ("start", "vmm-started", "ready")]
