@@ -53,7 +53,7 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
         log.failure(
             VmError(
                 "the VM could not be created",
-                _place(error),
+                _call(error),
                 reason(error),
                 "see which limit has been reached, by ulimit -a and the kernel's log",
             )
@@ -72,7 +72,13 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
         return VmError.status
 
 
-def _place(error: Exception) -> str:
+def _call(error: OSError) -> str:
+    """The function that failed, which the bindings put before its errno's text."""
+    name, colon, _ = (error.strerror or "").partition(": ")
+    return name if colon else _place(error)
+
+
+def _place(error: BaseException) -> str:
     """Where in krunclient it was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -129,7 +129,7 @@ def _port_error(listen: Endpoint, error: OSError) -> LaunchError | OSError:
         return BusyError(what, thing, why, "try again or use another")
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionDeniedError(what, thing, why, "use a port from 1024 on")
-    if error.errno == errno.EADDRNOTAVAIL:
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL):  # the latter for link-local ones
         return HostError(what, thing, why, "give an address of this host by --bind")
     return error
 

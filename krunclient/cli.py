@@ -115,8 +115,10 @@ def parse(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> Options:
     environment = {_text(name): _text(value) for name, value in environ.items()}
     end = words.index("--") if "--" in words else len(words)
     given, arguments = _parse_words(words[:end])
+    if not ("--help" in given or "--version" in given):  # which an error may ask to look at
+        given = {**_parse_environment(environment), **given}
     return Options(
-        given={**_parse_environment(environment), **given},
+        given=given,
         arguments=tuple(arguments),
         app_arguments=tuple(words[end + 1 :]),
         environment=environment,
@@ -159,7 +161,7 @@ def _parse_words(words: Sequence[str]) -> tuple[dict[str, Given], list[str]]:
         if not word.startswith("-") or word == "-":
             arguments.append(word)
             continue
-        name, equals, value = word.partition("=")
+        name, equals, value = ("--help", "", "") if word == "-h" else word.partition("=")
         option = OPTIONS_BY_NAME.get(name)
         if option is None:
             raise UsageError("can't read the command line", name, "no such option", REMEDY)

@@ -27,6 +27,8 @@ BASE_VARIABLES = (
 )
 INHERITED_VARIABLES = ("HOST", "INTERNAL_SECRET")
 
+NEEDS_SANDBOX = ("--allow", "--bind", "--overlay", "--overlay-size", "--state-dir", "--volume")
+
 # libkrun's init takes settings of its own from variables of these names.
 INIT_PREFIX = "KRUN_"
 
@@ -110,13 +112,15 @@ def resolve(libc: Libc, options: Options) -> Config:
     root_path, local_port = options.arguments
     sandbox = _one(options, "--sandbox", "strict", _choice(("strict", "off"))) == "strict"
     files = _files(options, root_path)
-    if not sandbox and (files.overlay or files.volumes):
-        raise UsageError(
-            "--sandbox off can't be used",
-            "--overlay, --state-dir and --volume",
-            "they are mounts of the sandbox",
-            "leave them out",
-        )
+    if not sandbox:
+        for name in NEEDS_SANDBOX:
+            if options.has(name):
+                raise UsageError(
+                    "--sandbox off can't be used",
+                    options.given[name].source,
+                    "it is the sandbox that keeps it",
+                    "leave one of them out",
+                )
     exec_path = _one(options, "--exec", "/bin/app", _guest_path)
     return Config(
         root_path=root_path,
@@ -141,7 +145,7 @@ def resolve(libc: Libc, options: Options) -> Config:
         libkrunfw=_one(options, "--libkrunfw", None, _absolute_path),
         console=options.has("--console"),
         grace_period=_one(options, "--grace-period", 8, _seconds),
-        ready_timeout=_one(options, "--ready-timeout", None, _seconds),
+        ready_timeout=_one(options, "--ready-timeout", None, _seconds) or None,
         die_with_parent=options.has("--die-with-parent"),
         notify_socket=options.environment.get("NOTIFY_SOCKET", ""),
     )
@@ -167,7 +171,11 @@ def _endpoint(libc: Libc, source: str, text: str) -> Endpoint:
             "not an address and a port",
             "give 127.0.0.1:8443 or [::1]:8443, or none alone",
         )
-    return Endpoint(packed=packed, port=_whole_number(source, port, 1, 65535))
+    if not port.isascii() or not port.isdigit() or not 1 <= int(port[:6]) <= 65535:
+        raise UsageError(
+            f"{source} can't be used", text, "its port is not one from 1 to 65535", "give one"
+        )
+    return Endpoint(packed=packed, port=int(port))
 
 
 def _ip_of(libc: Libc) -> Converter[bytes]:
@@ -274,7 +282,7 @@ def _variables(options: Options) -> tuple[tuple[str, Secret], ...]:
             raise UsageError(
                 "can't read a variable",
                 thing,
-                "its name has other characters than letters, digits and _",
+                "its name is not one of letters, digits and _ that begins with no digit",
                 "give NAME=VALUE",
             )
         if name.startswith(INIT_PREFIX):

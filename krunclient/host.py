@@ -6,7 +6,7 @@ import errno
 import os
 
 from krunclient import libraries, program
-from krunclient.errors import HostError, LaunchError, PermissionDeniedError, reason
+from krunclient.errors import HostError, LaunchError, PermissionDeniedError, UsageError, reason
 from krunclient.record import Record
 
 TYPE_CHECKING = False
@@ -28,9 +28,17 @@ class HostFacts(Record):
 def probe(libc: Libc, config: Config) -> HostFacts:
     """Find what a launch needs, the user's own mistakes first.
 
-    Raises RootError, PermissionDeniedError or HostError for the first thing missing.
+    Raises UsageError, RootError, PermissionDeniedError or HostError for the first thing missing.
     """
     machine = find_machine()
+    for volume in config.files.volumes:
+        if not os.path.isdir(volume.host_directory):
+            raise UsageError(
+                "--volume can't be used",
+                volume.host_directory,
+                "it is no directory of this host",
+                "make it, or name another",
+            )
     program.check(libc, config.root_path, config.exec_path, machine)
     pair = libraries.find(config.libkrun, config.libkrunfw, machine)
     if config.user is None:

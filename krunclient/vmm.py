@@ -54,6 +54,9 @@ def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) ->
         if plan.user is not None:
             privileges.become(plan.user)
             die_with(libc, supervisor)  # a change of user has undone it
+            from krunclient import host
+
+            host.check_kvm()
         root = plan.root_path
         if plan.sandbox:
             root = confine(plan, libc, krun, config, supervisor)
@@ -119,10 +122,6 @@ def confine(plan: Plan, libc: Libc, krun: libkrun.Krun, config: bytes, superviso
 
     Raises LaunchError or OSError.
     """
-    if plan.user is not None:
-        from krunclient import host
-
-        host.check_kvm()
     unprivileged = os.geteuid() != 0
     in_memory = krun.has("krun_fs_add_overlay_file")
     steps = mounts.operations(

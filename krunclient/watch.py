@@ -157,6 +157,8 @@ class Watch:
         self._on_report()
         if not self._ended.forced:
             if self._failure is not None:
+                if self._warden is not None:
+                    self._record_the_end(self._ended)
                 raise self._failure
             if self._report:
                 raise report.read(self._report, self._plan.root_path)

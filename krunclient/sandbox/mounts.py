@@ -49,6 +49,7 @@ SKELETON_BYTES = 2**20
 # An inode takes about 1 KiB of kernel memory that the size of a tmpfs does not count.
 BYTES_PER_INODE = 4096
 KEEP = MS_NOSUID | MS_NODEV
+LAYERS = ("upper", "work")
 
 
 class Volume(Record):
@@ -160,7 +161,7 @@ class BindLayer(BindTree):
         super().execute(libc, sources)
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            check_layer(descriptor, self.host_directory)
+            check_owner(descriptor, self.host_directory)
         finally:
             os.close(descriptor)
 
@@ -370,7 +371,8 @@ def _write_private(path: str, content: bytes) -> None:
 def prepare_overlay(directory: str) -> None:
     """Make the directories of a layer that stays, closed to all but this user.
 
-    What a guest writes there may be set-user-ID. Raises PermissionDeniedError, HostError.
+    What a guest writes there may be set-user-ID. A directory that is there already is taken as it
+    is or refused: its mode is its owner's business. Raises PermissionDeniedError, HostError.
     """
     try:
         _make_directory(directory)
@@ -379,17 +381,13 @@ def prepare_overlay(directory: str) -> None:
     except OSError as error:
         raise _error(error, directory, "mkdir") from None
     try:
-        found = os.fstat(descriptor)
-        if found.st_uid == os.geteuid() and found.st_mode & 0o077:
-            os.fchmod(descriptor, 0o700)
-            # Whoever is inside a directory stays there when the way to it is closed.
-            if os.listdir(descriptor):
-                raise _layer_error(
-                    directory, f"it was open to others, mode {found.st_mode & 0o7777:o}"
-                )
-        for name in ("upper", "work"):
+        check_owner(descriptor, directory)
+        if os.listdir(descriptor) and not _has_layers(descriptor):
+            raise _layer_error(directory, "it holds something else")
+        for name in LAYERS:
             _make_directory(name, descriptor)
-        check_layer(descriptor, directory)
+        if not _has_layers(descriptor):
+            raise _layer_error(directory, "upper and work in it are not both directories")
     except OSError as error:
         raise _error(error, directory, "mkdir") from None
     finally:
@@ -403,26 +401,33 @@ def _make_directory(path: str, parent: int | None = None) -> None:
         pass
 
 
-def check_layer(descriptor: int, directory: str) -> None:
-    """Raises PermissionDeniedError where anybody else could have put something in the place of
-    the layer: another user's directory, or a symbolic link.
+def check_owner(descriptor: int, directory: str) -> None:
+    """Raises PermissionDeniedError where anybody else could have put something into the overlay.
+
+    Whoever is inside a directory stays there when the way to it is closed, so that it must have
+    been closed to others from the start.
     """
     found = os.fstat(descriptor)
-    inside = (os.stat(name, dir_fd=descriptor, follow_symlinks=False) for name in ("upper", "work"))
     if found.st_uid != os.geteuid():
-        why = f"it belongs to user {found.st_uid}"
-    elif found.st_mode & 0o077:
-        why = f"it is open to others, mode {found.st_mode & 0o7777:o}"
-    elif not all(stat.S_ISDIR(one.st_mode) for one in inside):
-        why = "upper and work in it are not both directories"
-    else:
-        return
-    raise _layer_error(directory, why)
+        raise _layer_error(directory, f"it belongs to user {found.st_uid}")
+    if found.st_mode & 0o077:
+        raise _layer_error(directory, f"it is open to others, mode {found.st_mode & 0o7777:o}")
+
+
+def _has_layers(descriptor: int) -> bool:
+    try:
+        found = [os.stat(name, dir_fd=descriptor, follow_symlinks=False) for name in LAYERS]
+    except FileNotFoundError:
+        return False
+    return all(stat.S_ISDIR(one.st_mode) for one in found)
 
 
 def _layer_error(directory: str, why: str) -> LaunchError:
     return PermissionDeniedError(
-        "the overlay can't be used", directory, why, "give an empty one of this user's own"
+        "the overlay can't be used",
+        directory,
+        why,
+        "name a directory that is not there yet, or an empty one of this user's, mode 700",
     )
 
 

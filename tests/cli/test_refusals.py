@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -57,7 +58,20 @@ def test_a_port_that_is_none_is_64(launcher: Launcher, root: Path, port: str) ->
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--memory", "0"], ["--cpus", "x"], ["--no-such-option"], ["--exec", "app"], ["extra"]],
+    [
+        ["--memory", "0"],
+        ["--cpus", "x"],
+        ["--no-such-option"],
+        ["--exec", "app"],
+        ["extra"],
+        ["--volume", "/nowhere:/data"],
+        ["--volume", "/etc/passwd:/data"],
+        ["--sandbox", "off", "--allow", "none"],
+        ["--sandbox", "off", "--bind", "0.0.0.0"],
+        ["--grace-period", "-1"],
+        ["--ready-timeout", "soon"],
+        ["--log-format", "xml"],
+    ],
 )
 def test_a_wrong_option_is_64(launcher: Launcher, root: Path, arguments: list[str]) -> None:
     refused(launcher.run(root, PORT, *arguments), 64, "")
@@ -134,3 +148,22 @@ def test_a_pair_that_does_not_belong_together_is_69(
     krunfw = tmp_path / "libkrunfw.so.4"
     recorder.compile_library(krunfw, "int krunfw_get_version(void) { return 4; }")
     refused(launcher.run("--libkrunfw", krunfw, root, PORT), 69, "needs libkrunfw.so.5")
+
+
+def test_an_address_that_is_not_the_hosts_is_69(launcher: Launcher, root: Path) -> None:
+    for address in ("192.0.2.1", "fe80::1"):
+        ended = launcher.run(root, PORT, f"--bind={address}")
+        refused(ended, 69, "give an address of this host by --bind")
+
+
+def test_an_error_is_one_json_object_where_that_is_asked_for(
+    launcher: Launcher, root: Path
+) -> None:
+    for arguments, env in (
+        (["--log-format=json", "--memory=0"], {}),
+        (["--log-format", "json", "--no-such-option"], {}),
+        (["--memory=0"], {"KRUNCLIENT_LOG_FORMAT": "json"}),
+    ):
+        ended = launcher.run(root, PORT, *arguments, env=env)
+        found = json.loads(ended.stderr)
+        assert (ended.status, found["status"], found["event"]) == (64, 64, "failed")

@@ -63,7 +63,8 @@ def run() -> int:
     print(f"\n{answer}")
     say("by hand, on a host with KVM:")
     print(f"\n    {EXECUTABLE.relative_to(TOP)} {APP.relative_to(TOP)} {PORT} &")
-    print(f"    curl http://127.0.0.1:{PORT}/\n", flush=True)
+    curl = "curl --retry 9 --retry-connrefused"
+    print(f"    {curl} http://127.0.0.1:{PORT}/\n", flush=True)
     return 0
 
 

@@ -55,7 +55,8 @@ def main() -> int:
         print("microVMs run on this host's own KVM", flush=True)
         return subprocess.run(arguments.command, cwd=TOP).returncode
     hosts = emulated.how_many() if arguments.split else 1
-    print(f"microVMs run on emulated KVM: starting {hosts} emulated hosts", flush=True)
+    what = "an emulated host" if hosts == 1 else f"{hosts} emulated hosts"
+    print(f"microVMs run on emulated KVM: starting {what}", flush=True)
     shares = [[f"--splits={hosts}", f"--group={number}"] for number in range(1, hosts + 1)]
     commands = [[*arguments.command, *(share if hosts > 1 else [])] for share in shares]
     return emulated.run(commands, arguments.timeout)

@@ -119,16 +119,33 @@ def test_what_is_mounted_in_a_volume_is_as_closed_as_the_volume(tmp_path: Path) 
 def test_an_overlay_that_others_could_have_prepared_is_77(tmp_path: Path) -> None:
     launcher, arguments = fake_vmm.prepare(tmp_path)
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked").mkdir(mode=0o700)
+    (tmp_path / "linked/work").mkdir()
     (tmp_path / "linked/upper").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for name in ("linked", "link"):
         ended = launcher.run(*arguments, "30778", f"--overlay={tmp_path / name}")
         assert ended.status in (69, 77), name
         assert not list((tmp_path / "elsewhere").iterdir())
-    (tmp_path / "own").mkdir(mode=0o755)
-    assert launcher.run(*arguments, "30778", f"--overlay={tmp_path / 'own'}").status == 5
-    assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "own").mkdir(mode=0o700)
+    for name in ("own", "new"):
+        for _ in range(2):
+            assert launcher.run(*arguments, "30778", f"--overlay={tmp_path / name}").status == 5
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_of_other_things_is_no_overlay_and_stays_as_it_is(tmp_path: Path) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path)
+    for name, mode, file in (("open", 0o1777, False), ("full", 0o700, True)):
+        directory = tmp_path / name
+        directory.mkdir()
+        directory.chmod(mode)
+        if file:
+            (directory / "letter").touch()
+        ended = launcher.run(*arguments, "30778", f"--overlay={directory}")
+        assert ended.status == 77
+        assert directory.stat().st_mode & 0o7777 == mode
+        assert [path.name for path in directory.iterdir()] == (["letter"] if file else [])
 
 
 def test_an_overlay_that_was_open_to_others_and_holds_something_is_77(tmp_path: Path) -> None:
@@ -138,7 +155,7 @@ def test_an_overlay_that_was_open_to_others_and_holds_something_is_77(tmp_path: 
     overlay.chmod(0o777)
     ended = launcher.run(*arguments, "30778", f"--overlay={overlay}")
     assert ended.status == 77
-    assert "it was open to others, mode 777" in ended.error
+    assert "it is open to others, mode 777" in ended.error
 
 
 @pytest.mark.parametrize("kind", ["fifo", "hard link"])
@@ -146,6 +163,8 @@ def test_a_lock_that_is_no_file_of_its_own_is_an_error(tmp_path: Path, kind: str
     launcher, arguments = fake_vmm.prepare(tmp_path)
     overlay = tmp_path / "overlay"
     overlay.mkdir(mode=0o700)
+    (overlay / "upper").mkdir()
+    (overlay / "work").mkdir()
     if kind == "fifo":
         os.mkfifo(overlay / "lock")
     else:

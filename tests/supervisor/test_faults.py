@@ -125,7 +125,7 @@ def test_a_full_disk_is_an_error_where_the_overlay_would_be(
     prepared: tuple[Launcher, list[str | Path]],
 ) -> None:
     launcher, arguments = prepared
-    fill = "mount -t tmpfs -o nr_inodes=2 tmpfs /var/tmp; mkdir /var/tmp/overlay;"
+    fill = "mount -t tmpfs -o nr_inodes=2 tmpfs /var/tmp; mkdir -m 700 /var/tmp/overlay;"
     words = [*launcher.command, *arguments, PORT, "--overlay=/var/tmp/overlay"]
     command = [*UNSHARE, "sh", "-c", f'{fill} exec "$@"', "sh", *words]
     ended = replace(launcher, command=command).run()

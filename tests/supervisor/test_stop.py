@@ -169,6 +169,13 @@ def test_an_app_that_never_listens_is_70_after_the_ready_timeout(start: Start) -
     assert run.end().status == 70
 
 
+def test_an_app_that_never_listens_stays_where_no_time_is_set(start: Start) -> None:
+    run = start((STOPS_ON_SIGINT, APP_STARTED, STAYS), "--ready-timeout=0")
+    run.wait_for("vmm-started")
+    time.sleep(1)
+    assert run.end(signal.SIGTERM).status == 3
+
+
 def test_an_app_that_listens_in_time_stays(start: Start) -> None:
     run = start(GRACEFUL, "--ready-timeout=2")
     run.wait_for("ready")

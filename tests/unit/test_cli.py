@@ -108,3 +108,8 @@ def test_help_names_every_option() -> None:
     text = cli.help_text()
     assert all(option.name in text for option in cli.OPTIONS)
     assert max(len(line) for line in text.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "--version"])
+def test_help_is_given_whatever_else_is_wrong_in_the_environment(word: str) -> None:
+    assert parse(word, KRUNCLIENT_MEMROY="1").has("--help" if word == "-h" else word)

@@ -32,7 +32,7 @@ def outside(scratch: Path) -> Iterator[Path]:
 def directory(scratch: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A directory of the user's who starts krunclient."""
     path = scratch / "kept"
-    path.mkdir(mode=0o755)
+    path.mkdir(mode=0o700)
     if "any_launcher" in request.fixturenames:
         open_to(request.getfixturevalue("any_launcher").user or 0, path)
     yield path
