@@ -149,6 +149,22 @@ def test_a_damaged_executable_never_runs(tmp_path: Path, damaged: int) -> None:
     assert "the executable is damaged" in cut.error
 
 
+@pytest.mark.parametrize("status", [0, 1, 125, 126, 127, 255])
+def test_every_status_of_the_vmms_comes_back(tmp_path: Path, status: int) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path, f"_exit({status});")
+    assert launcher.run(*arguments, PORT).status == status
+
+
+def test_no_decision_depends_on_the_time_of_day() -> None:
+    """A step of the clock changes nothing: only the log looks at it."""
+    looks = {
+        path.name
+        for path in (TOP / "krunclient").rglob("*.py")
+        if re.search(r"time\.time|CLOCK_REALTIME|datetime", path.read_text())
+    }
+    assert looks == {"log.py"}
+
+
 def test_nothing_of_this_needs_the_working_directory(
     prepared: tuple[Launcher, list[str | Path]], tmp_path: Path
 ) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import Launcher
+from tests.framework.launch import Launcher, Server
 
 NewRoot = Callable[..., Path]
 
@@ -65,3 +66,25 @@ def test_a_program_that_the_guest_cant_execute_is_126(
         preexec=lambda: resource.setrlimit(resource.RLIMIT_STACK, (2**26, 2**26)),
     )
     assert ended.status == 126
+
+
+def test_a_program_that_is_gone_when_the_guest_looks_is_127(
+    launcher: Launcher, new_root: NewRoot, port: int, scratch: Path
+) -> None:
+    nothing = scratch / "nothing"
+    nothing.mkdir()
+    ended = launcher.run(new_root("exit 0"), str(port), f"--volume={nothing}:/bin:ro")
+    nothing.rmdir()
+    assert ended.status == 127
+
+
+def test_a_root_that_is_deleted_while_it_runs_ends_as_any_other(
+    launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root("trap 'exit 6' INT; echo started; while :; do sleep 1; done")
+    process = launcher.start(root, str(port))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"started\n"
+    shutil.rmtree(root)
+    ended = Server(process, port).stop(signal.SIGTERM)
+    assert (ended.status, ended.stderr) == (6, b"")
