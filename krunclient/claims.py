@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
 
 LOCK_NAME = "lock"
+UNUSED_LOOPBACK = bytes((127, 255, 255, 254))
 
 
 class PortClaim:
@@ -83,6 +84,10 @@ def claim_port(libc: Libc, listen: Endpoint) -> PortClaim:
         libc.bind(mark, sockaddr, len(sockaddr))
     except OSError as error:
         raise _port_error(listen, error) from None
+    try:
+        first = _bound_alone(libc, Endpoint(packed=UNUSED_LOOPBACK, port=listen.port))
+    except OSError as error:
+        raise _port_error(listen, error) from None
     descriptors = []
     for family, size in ((AF_INET, 4), (AF_INET6, 16)):
         everywhere = Endpoint(packed=bytes(size), port=listen.port)
@@ -100,7 +105,27 @@ def claim_port(libc: Libc, listen: Endpoint) -> PortClaim:
         raise _port_error(listen, error) from None
     for descriptor in descriptors:
         set_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 0)
+    os.close(first)
     return claim
+
+
+def _bound_alone(libc: Libc, endpoint: Endpoint) -> int:
+    """A socket that was bound without SO_REUSEADDR, and has it now.
+
+    Older kernels (6.1 does, 6.12 does not) remember of a port that all of its sockets were bound
+    with that option, and let more of them in without a look at those that are there. This one,
+    on an address where no connections of an earlier run are, makes them forget it
+    (tb->fastreuse in net/ipv4/inet_connection_sock.c).
+    """
+    descriptor = libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)
+    try:
+        sockaddr = endpoint.sockaddr(AF_INET)
+        libc.bind(descriptor, sockaddr, len(sockaddr))
+        set_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _bound(libc: Libc, family: int, endpoint: Endpoint, *, v6_only: bool) -> int:

@@ -56,15 +56,20 @@ def test_nobody_else_gets_the_port_before_or_after_the_guest_listens() -> None:
     try:
         assert others_can_bind() == ""
         with socket.socket() as own:
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                own.setsockopt(socket.SOL_SOCKET, option, 1)
             claim.let(lambda: own.bind(("127.0.0.1", PORT)))
             assert others_can_bind() == ""
             claim.let(own.listen)
             assert others_can_bind() == ""
-            socket.create_connection(("127.0.0.1", PORT), timeout=5).close()
+            with socket.create_connection(("127.0.0.1", PORT), timeout=5) as client:
+                own.accept()[0].close()  # the side that closes first has it in TIME_WAIT
+                client.recv(1)
         assert others_can_bind() == ""
         with pytest.raises(BusyError):
             claims.claim_port(LIBC, LOOPBACK)
     finally:
         claim.release()
-    claims.claim_port(LIBC, LOOPBACK).release()
+    claim = claims.claim_port(LIBC, LOOPBACK)
+    assert others_can_bind() == ""
+    claim.release()
