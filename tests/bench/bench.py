@@ -47,6 +47,7 @@ GOALS = {
     "20 VMs at once: slowest to that of C": 1.5,
 }
 NOISE = 1.2
+PROGRESS = 10
 
 Environment = Mapping[str, str]
 
@@ -118,7 +119,9 @@ def spread(values: Sequence[float]) -> float:
 def alternate(runs: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
     """Each measure in turn, so that what disturbs the machine disturbs them alike."""
     results: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(runs):
+    for number in range(runs):
+        if number % PROGRESS == 0:
+            print(f"run {number + 1} of {runs}: {', '.join(measures)}", file=sys.stderr, flush=True)
         for name, measure in measures.items():
             results[name].append(measure())
     return results
@@ -256,6 +259,7 @@ def stop(bench: Bench, candidate: Candidate, number: signal.Signals) -> float:
 
 def memory(bench: Bench, candidate: Candidate, count: int) -> float:
     """Per VM, with so many side by side."""
+    print(f"memory of {count} VMs by {candidate.name}", file=sys.stderr, flush=True)
     running = [Running(bench, candidate, PORT + number) for number in range(count)]
     try:
         for one in running:
