@@ -1,7 +1,15 @@
 """Run krunclient with its probe for KVM left out, for tests whose libkrun only records."""
 
-from krunclient import host
-from krunclient.__main__ import main
+from __future__ import annotations
+
+import signal
+
+# As the executable does first of all: Python can lose a KeyboardInterrupt where it calls back.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from krunclient import host  # noqa: E402
+from krunclient.__main__ import main  # noqa: E402
 
 if __name__ == "__main__":
     host.check_kvm = lambda *_arguments: None
