@@ -8,8 +8,8 @@ import signal
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from krunclient import host  # noqa: E402
-from krunclient.__main__ import main  # noqa: E402
+from krunclient import host
+from krunclient.__main__ import main
 
 if __name__ == "__main__":
     host.check_kvm = lambda *_arguments: None
