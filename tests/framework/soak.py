@@ -36,7 +36,8 @@ from tests.framework.launch import Launcher, busybox_root
 from tests.framework.paths import ARTEFACTS, EXECUTABLE, TOP
 from tests.framework.processes import is_gone_within
 
-FIRST_PORT = 31000
+FIRST_PORT = 10000
+PORTS = 20000  # below those that the kernel gives to clients
 GONE_SECONDS = 1.0
 END_SECONDS = 90
 CONFIDENCE = 0.95
@@ -235,7 +236,7 @@ def soak(place: Place, launches: int, parallel: int, seed: int) -> Results:
     faulthandler.dump_traceback_later(PATIENCE_SECONDS, repeat=True)
 
     def one(number: int) -> None:
-        launch = Launch(place, FIRST_PORT + number % 30000, random.Random(f"{seed} {number}"))
+        launch = Launch(place, FIRST_PORT + number % PORTS, random.Random(f"{seed} {number}"))
         try:
             outcome = launch.run()
         except UnexpectedError as error:
