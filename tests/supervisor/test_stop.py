@@ -26,7 +26,7 @@ from tests.framework.launch import Ended, block_stops, ignore_stops
 from tests.framework.processes import is_gone_within
 
 PORT = 30779
-SOON = 2.0  # a second, and as much for a machine under load
+SOON = 1.0
 
 GRACEFUL = (STOPS_ON_SIGINT, APP_STARTED, LISTENING, STAYS)
 STUBBORN = (IGNORES_SIGINT, APP_STARTED, LISTENING, STAYS)
