@@ -311,7 +311,9 @@ def recorded_place(directory: Path) -> Place:
         ),
     )
     brief = fake_vmm.build(directory / "brief", fake_vmm.source(f"_exit({BY_ITSELF});"))
-    command = [sys.executable, "-m", "tests.framework.without_kvm"]
+    # Python can lose a SIGINT while it starts, and takes longer for a checkout than for the
+    # executable: blocked, it waits for krunclient.
+    command = ["env", "--block-signal=INT", sys.executable, "-m", "tests.framework.without_kvm"]
     launcher = Launcher(command, {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(TOP)}, directory)
     return Place(launcher, server, brief, launcher.run(*brief, str(FIRST_PORT)).seconds)
 
