@@ -171,11 +171,8 @@ def _endpoint(libc: Libc, source: str, text: str) -> Endpoint:
             "not an address and a port",
             "give 127.0.0.1:8443 or [::1]:8443, or none alone",
         )
-    if not port.isascii() or not port.isdigit() or not 1 <= int(port[:6]) <= 65535:
-        raise UsageError(
-            f"{source} can't be used", text, "its port is not one from 1 to 65535", "give one"
-        )
-    return Endpoint(packed=packed, port=int(port))
+    number = _whole_number(f"the port of {source} {text}", port, 1, 65535)
+    return Endpoint(packed=packed, port=number)
 
 
 def _ip_of(libc: Libc) -> Converter[bytes]:
