@@ -6,9 +6,10 @@ import os
 import re
 
 from krunclient import host, libraries
+from krunclient import report as reports
 from krunclient.bindings import libkrun
 from krunclient.errors import HostError, LaunchError
-from krunclient.log import one_line, write_all
+from krunclient.log import one_line
 from krunclient.sandbox import landlock, lifeline, mounts, privileges, seccomp
 from krunclient.sandbox.mounts import Files
 
@@ -61,10 +62,10 @@ def _sandbox(libc: Libc) -> str:
         try:
             _confine(libc, supervisor)
         except LaunchError as error:
-            write_all(writer, "\0".join(error.args).encode("utf-8", "surrogateescape"))
+            reports.send(writer, error)
         except BaseException as error:
             fields = ("the sandbox can't be made", type(error).__name__, str(error), REMEDY)
-            write_all(writer, "\0".join(fields).encode("utf-8", "surrogateescape"))
+            reports.send(writer, HostError(*fields))
         finally:
             os._exit(0)
     os.close(writer)
@@ -72,8 +73,7 @@ def _sandbox(libc: Libc) -> str:
         failure = pipe.read()
     os.waitpid(child, 0)
     if failure:
-        what, thing, why, remedy = failure.decode("utf-8", "surrogateescape").split("\0")
-        raise HostError(what, thing, why, remedy)
+        raise reports.read(failure, SAMPLE_ROOT)
     walls = ["mount namespace", "overlayfs", "seccomp notifications"]
     return ", ".join(["user namespace", *walls] if os.geteuid() else walls)
 

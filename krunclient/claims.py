@@ -76,59 +76,43 @@ def claim_port(libc: Libc, listen: Endpoint) -> PortClaim:
 
     Raises BusyError, PermissionDeniedError, or HostError for an address that is not the host's.
     """
+    try:
+        return _claim_port(libc, listen)
+    except OSError as error:
+        raise _port_error(listen, error) from None
+
+
+def _claim_port(libc: Libc, listen: Endpoint) -> PortClaim:
     name = b"\0krunclient-port-%d" % listen.port
     sockaddr = AF_UNIX.to_bytes(2, "little") + name
     # Nobody can send anything to a stream socket that does not listen.
     mark = libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
-    try:
-        libc.bind(mark, sockaddr, len(sockaddr))
-    except OSError as error:
-        raise _port_error(listen, error) from None
-    try:
-        first = _bound_alone(libc, Endpoint(packed=UNUSED_LOOPBACK, port=listen.port))
-    except OSError as error:
-        raise _port_error(listen, error) from None
-    descriptors = []
+    libc.bind(mark, sockaddr, len(sockaddr))
+    # Older kernels (6.1 does, 6.12 does not) remember of a port that all of its sockets were bound
+    # with SO_REUSEADDR, and let more of them in without a look at those that are there. One that
+    # was not, on an address where no connections of an earlier run are, makes them forget it
+    # (tb->fastreuse in net/ipv4/inet_connection_sock.c).
+    unused = Endpoint(packed=UNUSED_LOOPBACK, port=listen.port)
+    first = _bound(libc, AF_INET, unused, v6_only=False, reuse=0)
+    set_option(libc, first, SOL_SOCKET, SO_REUSEADDR, 1)
+    bound = []
     for family, size in ((AF_INET, 4), (AF_INET6, 16)):
         everywhere = Endpoint(packed=bytes(size), port=listen.port)
         try:
-            descriptors.append(_bound(libc, family, everywhere, v6_only=True))
+            bound.append(_bound(libc, family, everywhere, v6_only=True))
         except OSError as error:
             # A host without IPv6 has no such sockets, or no such addresses.
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                raise _port_error(listen, error) from None
-    claim = PortClaim(libc, mark, tuple(descriptors))
-    try:
-        # Whether the address is the host's.
-        os.close(_bound(libc, listen.family, listen, v6_only=False))
-    except OSError as error:
-        raise _port_error(listen, error) from None
-    for descriptor in descriptors:
+                raise
+    # Whether the address is the host's.
+    os.close(_bound(libc, listen.family, listen, v6_only=False))
+    for descriptor in bound:
         set_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 0)
     os.close(first)
-    return claim
+    return PortClaim(libc, mark, tuple(bound))
 
 
-def _bound_alone(libc: Libc, endpoint: Endpoint) -> int:
-    """A socket that was bound without SO_REUSEADDR, and has it now.
-
-    Older kernels (6.1 does, 6.12 does not) remember of a port that all of its sockets were bound
-    with that option, and let more of them in without a look at those that are there. This one,
-    on an address where no connections of an earlier run are, makes them forget it
-    (tb->fastreuse in net/ipv4/inet_connection_sock.c).
-    """
-    descriptor = libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)
-    try:
-        sockaddr = endpoint.sockaddr(AF_INET)
-        libc.bind(descriptor, sockaddr, len(sockaddr))
-        set_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _bound(libc: Libc, family: int, endpoint: Endpoint, *, v6_only: bool) -> int:
+def _bound(libc: Libc, family: int, endpoint: Endpoint, *, v6_only: bool, reuse: int = 1) -> int:
     """A socket that is bound and does not listen.
 
     SO_REUSEADDR is set because connections of an earlier run may still be in TIME_WAIT: Linux
@@ -137,7 +121,7 @@ def _bound(libc: Libc, family: int, endpoint: Endpoint, *, v6_only: bool) -> int
     """
     descriptor = libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0)
     try:
-        set_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
+        set_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, reuse)
         if family == AF_INET6:
             set_option(libc, descriptor, IPPROTO_IPV6, IPV6_V6ONLY, int(v6_only))
         sockaddr = endpoint.sockaddr(family)

@@ -11,6 +11,8 @@ import errno
 import struct
 from ctypes import Structure, c_char_p, c_ushort
 
+from krunclient.bindings.libc import IPPROTO_TCP, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -37,9 +39,7 @@ AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32_SYSCALL_BIT = 0x40000000
 
 # <bits/socket.h>, <asm/socket.h>, <netinet/tcp.h>
-MSG_FASTOPEN = 0x20000000
-SOL_SOCKET, SO_REUSEADDR, SO_KEEPALIVE, SO_REUSEPORT = 1, 2, 9, 15
-IPPROTO_TCP, TCP_NODELAY = 6, 1
+MSG_FASTOPEN, SO_KEEPALIVE, TCP_NODELAY = 0x20000000, 9, 1
 # <linux/sched.h>: a thread that shares its descriptors and its place in the tree with the others.
 THREAD_FLAGS = 0x00010000 | 0x00000400 | 0x00000200  # CLONE_THREAD, CLONE_FILES, CLONE_FS
 CLOSE_RANGE_UNSHARE = 1 << 1
