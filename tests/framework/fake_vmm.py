@@ -5,6 +5,8 @@ It runs where a guest would start, behind all walls of the sandbox, and needs no
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from tests.framework import recorder
 from tests.framework.elf import elf
 from tests.framework.launch import Launcher
 from tests.framework.paths import TOP
+from tests.framework.processes import is_gone_within
 
 STATUS = 5
 
@@ -26,6 +29,8 @@ LISTENING = """
 STOPS_ON_SIGINT = "signal(SIGINT, stop);"
 IGNORES_SIGINT = "signal(SIGINT, SIG_IGN);"
 STAYS = "for (;;) pause();"
+CHANGES_ITS_USER = "syscall(SYS_setresuid, 1, 1, 0);"
+TELLS_ITS_STORY = ("--log-level=info", "--log-format=json")
 
 INCLUDES = """
 #include <arpa/inet.h>
@@ -65,3 +70,13 @@ def build(directory: Path, code: str) -> list[str | Path]:
     program.write_bytes(elf())
     program.chmod(0o755)
     return ["--libkrun", libkrun, "--libkrunfw", libkrunfw, directory / "root"]
+
+
+def dies_with_its_supervisor(process: subprocess.Popen[bytes]) -> bool:
+    """Kill a krunclient that tells its story as JSON once it is ready: is its VMM gone then?"""
+    assert process.stderr is not None
+    events = [json.loads(process.stderr.readline()) for _ in range(3)]
+    assert events[-1]["event"] == "ready"
+    process.kill()
+    process.communicate()
+    return is_gone_within(1, events[1]["vmm_pid"])

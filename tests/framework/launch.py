@@ -79,6 +79,13 @@ class Launcher:
             extra_groups=None if self.user is None else [],
         )
 
+    def start_app(self, root: Path, port: int) -> Server:
+        """Start it with a root whose app is GRACEFUL_APP, and wait until that has started."""
+        process = self.start(root, str(port))
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        return Server(process, port)
+
     def serve(
         self, root: Path, port: int, *arguments: str, env: Mapping[str, str] | None = None
     ) -> Server:
@@ -136,6 +143,12 @@ class Server:
         stdout, stderr = self.process.communicate(timeout=timeout)
         return Ended(self.process.returncode, stdout, stderr, time.monotonic() - started)
 
+
+# A shell that has a status of its own when it is asked to stop, with a web server or without.
+STATUS_WHEN_ASKED = 6
+WHEN_ASKED = f"trap 'exit {STATUS_WHEN_ASKED}' INT"
+GRACEFUL_HTTPD = f"{WHEN_ASKED}; httpd -f -p 80 -h /www & while :; do wait; done"
+GRACEFUL_APP = f"{WHEN_ASKED}; echo started; while :; do sleep 1; done"
 
 STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 

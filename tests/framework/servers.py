@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 from pathlib import Path
-from types import TracebackType
 
 SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>
 
@@ -29,12 +28,7 @@ class Echo:
         threading.Thread(target=self._serve_udp, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         for one in (self._tcp, self._udp):
             try:
                 one.shutdown(socket.SHUT_RDWR)
@@ -75,12 +69,7 @@ class Frames:
         self._seen: list[bytes] = []
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self._socket.close()
 
     def have(self, data: bytes) -> bool:

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.framework import fake_vmm
-from tests.framework.launch import Launcher, busybox_root
+from tests.framework.launch import GRACEFUL_HTTPD, STATUS_WHEN_ASKED, Launcher, busybox_root
 from tests.framework.paths import ARTEFACTS, EXECUTABLE, TOP
 from tests.framework.processes import is_gone_within
 
@@ -44,13 +44,8 @@ CONFIDENCE = 0.95
 PROGRESS = 20
 
 # What an app does when it is asked to stop, and what one does that ends by itself.
-ASKED, BY_ITSELF = 6, 7
-GRACEFUL_APP = f"""
-mkdir -p /www; echo hello >/www/index.html
-trap 'exit {ASKED}' INT
-httpd -f -p 80 -h /www &
-while :; do wait; done
-"""
+ASKED, BY_ITSELF = STATUS_WHEN_ASKED, 7
+SERVER = f"mkdir -p /www; echo hello >/www/index.html; {GRACEFUL_HTTPD}"
 BRIEF_APP = f"exit {BY_ITSELF}"
 
 
@@ -279,7 +274,7 @@ def real_place(directory: Path) -> Place:
         [executable], {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(cache)}, directory
     )
     brief = busybox_root(directory / "brief", BRIEF_APP)
-    server = busybox_root(directory / "server", GRACEFUL_APP)
+    server = busybox_root(directory / "server", SERVER)
     boots = []
     for _ in range(2):
         boots.append(launcher.run(brief, str(FIRST_PORT)).seconds)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import Launcher
+from tests.framework.launch import GRACEFUL_HTTPD, Launcher
+from tests.framework.launch import STATUS_WHEN_ASKED as ASKED
 from tests.framework.manager import App, Manager
 from tests.framework.paths import SCRIPTS
 from tests.framework.processes import runs
@@ -22,13 +23,10 @@ NewRoot = Callable[..., Path]
 
 EXAMPLE = SCRIPTS / "managers/supervisord.conf"
 BOOT_SECONDS = 90
-STATUS = 6
 SCRIPT = f"""
 mkdir -p /www/api
 echo '{{"eventNumber": 1}}' >/www/api/status
-trap 'exit {STATUS}' INT
-httpd -f -p 80 -h /www &
-while :; do wait; done
+{GRACEFUL_HTTPD}
 """
 
 
@@ -52,7 +50,7 @@ def test_under_a_manager_like_nexushubs(launcher: Launcher, apps: list[App]) -> 
         apps[1].process.kill()
         wait_until(lambda: apps[1].starts == 2, 10)
         manager.wait_until_healthy(BOOT_SECONDS)
-    assert [app.exits for app in apps] == [[STATUS], [-signal.SIGKILL, STATUS], [STATUS]]
+    assert [app.exits for app in apps] == [[ASKED], [-signal.SIGKILL, ASKED], [ASKED]]
     assert [app.errors for app in apps] == [[], [], []]
 
 
@@ -98,6 +96,6 @@ def test_under_supervisord(launcher: Launcher, apps: list[App], tmp_path: Path) 
         supervisord.wait()
     text = log.read_text()
     for app in apps:
-        assert f"stopped: app{app.port} (exit status {STATUS})" in text
+        assert f"stopped: app{app.port} (exit status {ASKED})" in text
         assert (tmp_path / f"{app.port}.err").read_text() == ""
         assert not any(runs(pid) for pid in pids(app))

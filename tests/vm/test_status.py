@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import Launcher, Server
+from tests.framework.launch import GRACEFUL_APP, STATUS_WHEN_ASKED, Launcher
 
 NewRoot = Callable[..., Path]
 
@@ -81,11 +81,9 @@ def test_a_program_that_is_gone_when_the_guest_looks_is_127(
 def test_a_root_that_is_deleted_while_it_runs_ends_as_any_other(
     launcher: Launcher, new_root: NewRoot, port: int
 ) -> None:
-    root = new_root("trap 'exit 6' INT; echo started; while :; do sleep 1; done")
-    process = launcher.start(root, str(port))
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"started\n"
+    root = new_root(GRACEFUL_APP)
+    server = launcher.start_app(root, port)
     shutil.rmtree(root)
-    ended = Server(process, port).stop(signal.SIGTERM)
-    assert ended.status == 6
+    ended = server.stop(signal.SIGTERM)
+    assert ended.status == STATUS_WHEN_ASKED
     assert b"krunclient" not in ended.stderr  # the guest itself finds no program any more

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import Launcher, Server, block_stops, ignore_stops, write_app
+from tests.framework.launch import (
+    GRACEFUL_APP,
+    GRACEFUL_HTTPD,
+    STATUS_WHEN_ASKED,
+    Launcher,
+    Server,
+    block_stops,
+    ignore_stops,
+    write_app,
+)
 from tests.framework.processes import is_gone_within
 from tests.vm.conftest import HTTPD
 from tests.vm.test_confinement import vmm_of
@@ -25,8 +34,7 @@ Preexec = Callable[[], None] | None
 ANSWER_SECONDS = 2
 ANSWER_BYTES = 16 * 2**20  # more than all buffers between the app and its client hold
 STUBBORN = HTTPD.replace("exec httpd", "trap '' INT TERM; exec httpd")
-# A shell that has a status of its own when asked to stop.
-GRACEFUL = HTTPD.replace("exec", "trap 'exit 6' INT;") + " & while :; do wait; done"
+GRACEFUL = HTTPD.replace("exec httpd -f -p 80 -h /www", GRACEFUL_HTTPD)
 
 
 class SlowClient:
@@ -123,11 +131,8 @@ def test_a_stop_while_the_guest_boots_ends_it_at_once(
 def test_an_app_that_has_started_and_does_not_listen_is_asked(
     launcher: Launcher, new_root: NewRoot, port: int
 ) -> None:
-    root = new_root("trap 'exit 6' INT; echo started; while :; do sleep 1; done")
-    process = launcher.start(root, str(port))
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"started\n"
-    assert Server(process, port).stop(signal.SIGQUIT).status == 6
+    server = launcher.start_app(new_root(GRACEFUL_APP), port)
+    assert server.stop(signal.SIGQUIT).status == STATUS_WHEN_ASKED
 
 
 def test_a_launch_tells_its_story_and_a_service_manager_hears_of_it(
@@ -154,11 +159,11 @@ def test_a_launch_tells_its_story_and_a_service_manager_hears_of_it(
         process.send_signal(signal.SIGTERM)
         ended = server.stop(signal.SIGCONT)
         assert manager.recv(100) == b"STOPPING=1"
-    assert ended.status == 6, ended
+    assert ended.status == STATUS_WHEN_ASKED, ended
     story = [json.loads(line) for line in ended.stderr.splitlines()]
     events = ["start", "vmm-started", "ready", "stopping", "ended"]
     assert [one["event"] for one in story] == events
-    assert story[-1]["app_status"] == 6
+    assert story[-1]["app_status"] == STATUS_WHEN_ASKED
     assert story[-1]["peak_memory_mib"] < 512 + 100
 
 
