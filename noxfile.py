@@ -24,7 +24,9 @@ VM_TESTS = (
 )
 VM_SECONDS = 1500
 SOAK_SECONDS = 6 * 3600
-SOAK_RESULTS = Path("build/artefacts")
+ARTEFACTS = Path("build/artefacts")
+BENCH_SECONDS = 3600
+BENCH_RESULTS = ARTEFACTS / "host-1/bench.json"
 
 
 def install(session: nox.Session, name: str) -> None:
@@ -108,9 +110,10 @@ def bench(session: nox.Session) -> None:
     install(session, "bench")
     prepare(session, build_executable, build_rootfs, build_guests)
     command = ("python", "-m", "tests.bench.bench")
-    results = "build/artefacts/host-1/bench.json"
-    on_a_host_with_kvm(session, *command, f"--json={results}", *session.posargs)
-    session.run(*command, f"--read={results}", "--plot=build/bench.svg", silent=True)
+    BENCH_RESULTS.unlink(missing_ok=True)
+    arguments = (f"--json={BENCH_RESULTS}", *session.posargs)
+    on_a_host_with_kvm(session, *command, *arguments, seconds=BENCH_SECONDS)
+    session.run(*command, f"--read={BENCH_RESULTS}", "--plot=build/bench.svg")
 
 
 @nox.session
@@ -122,10 +125,10 @@ def soak(session: nox.Session) -> None:
     if "--recorder" in session.posargs:
         session.run(*command, *session.posargs)
         return
-    for old in SOAK_RESULTS.glob("host-*/soak.json"):
+    for old in ARTEFACTS.glob("host-*/soak.json"):
         old.unlink()
     on_a_host_with_kvm(session, *command, *session.posargs, split=True, seconds=SOAK_SECONDS)
-    session.run(*command, "--combine", *map(str, SOAK_RESULTS.glob("host-*/soak.json")))
+    session.run(*command, "--combine", *map(str, ARTEFACTS.glob("host-*/soak.json")))
 
 
 def prepare(session: nox.Session, *steps: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -64,8 +65,12 @@ def run(commands: Sequence[Sequence[str]], timeout: float) -> int:
     """
     debian.require(PROGRAMS)
     image = kernel()
+    # A host is in a session of its own, where no signal of a terminal's or of nox's ends it.
+    interrupted = threading.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: interrupted.set())
     hosts = [
-        Host(image, command, ARTEFACTS / f"host-{number}", timeout)
+        Host(image, command, ARTEFACTS / f"host-{number}", timeout, interrupted)
         for number, command in enumerate(commands, 1)
     ]
     with ThreadPoolExecutor(len(hosts)) as pool:
@@ -81,13 +86,14 @@ class Host:
     command: Sequence[str]
     directory: Path
     timeout: float
+    interrupted: threading.Event
 
     def run(self) -> int:
         """A host that crashed or hung says nothing about the tests: then another one runs them."""
         self.directory.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, ATTEMPTS + 1):
             status = self._run_once()
-            if status != UNEXPECTED_END:
+            if status != UNEXPECTED_END or self.interrupted.is_set():
                 break
             console = self.directory / "console.log"
             kept = console.rename(self.directory / f"console-{attempt}.log")
@@ -142,10 +148,12 @@ class Host:
                 if ended:
                     _show(incomplete)
                     return
-                if time.monotonic() > min(deadline, heard + SILENT_SECONDS):
-                    os.killpg(process.pid, 9)
+                late = time.monotonic() > min(deadline, heard + SILENT_SECONDS)
+                if late or self.interrupted.is_set():
+                    os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-                    print("\nthe emulated host was ended: it was silent or too slow", flush=True)
+                    why = "it was silent or too slow" if late else "interrupted"
+                    print(f"\nthe emulated host was ended: {why}", flush=True)
                     return
                 time.sleep(0.2)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,9 +119,16 @@ class Server:
             print(f"stdout: {stdout!r}\nstderr: {stderr!r}")
 
     def get(self, path: str = "/", host: str = "127.0.0.1", timeout: float = 10) -> bytes:
-        with urllib.request.urlopen(f"http://{host}:{self.port}{path}", timeout=timeout) as answer:
-            body: bytes = answer.read()
-            return body
+        """The body of an answer.
+
+        libkrun closes a connection now and then before the guest has read a request from it,
+        whoever launched it: then it is asked once more.
+        """
+        url = f"http://{host}:{self.port}{path}"
+        try:
+            return _body(url, timeout)
+        except http.client.RemoteDisconnected:
+            return _body(url, timeout)
 
     def wait_until_it_answers(self, timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout
@@ -142,6 +151,12 @@ class Server:
         self.process.send_signal(number)
         stdout, stderr = self.process.communicate(timeout=timeout)
         return Ended(self.process.returncode, stdout, stderr, time.monotonic() - started)
+
+
+def _body(url: str, timeout: float) -> bytes:
+    with urllib.request.urlopen(url, timeout=timeout) as answer:
+        body: bytes = answer.read()
+        return body
 
 
 # A shell that has a status of its own when it is asked to stop, with a web server or without.
