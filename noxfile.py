@@ -110,6 +110,7 @@ def bench(session: nox.Session) -> None:
     install(session, "bench")
     prepare(session, build_executable, build_rootfs, build_guests)
     command = ("python", "-m", "tests.bench.bench")
+    session.run(*command, "--prepare")
     BENCH_RESULTS.unlink(missing_ok=True)
     arguments = (f"--json={BENCH_RESULTS}", *session.posargs)
     on_a_host_with_kvm(session, *command, *arguments, seconds=BENCH_SECONDS)

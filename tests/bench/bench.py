@@ -1,5 +1,6 @@
 """krunclient beside a launcher in C on the same libraries and root, in alternating runs.
 
+    python -m tests.bench.bench --prepare
     python -m tests.bench.bench --json FILE [--short | --no-vm]
     python -m tests.bench.bench --read FILE [--plot FILE]
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,8 @@ from tests.bench.candidates import Bench, alternate, median, spread
 from tests.bench.report import Results
 from tests.bench.start_up import StartUp, system_calls
 from tests.framework.paths import EXECUTABLE, ROOTFS
+
+import debian  # isort: skip
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,12 @@ class Extent:
     memory: Sequence[int]
     loads: int
     load_seconds: int
+    system_calls: bool
 
 
-WHOLE = Extent(60, 5, 15, 20, (1, 5, 10), 7, 5)
-SHORT = Extent(20, 3, 3, 0, (1,), 0, 0)
-WITHOUT_VMS = Extent(60, 5, 0, 0, (), 0, 0)
+WHOLE = Extent(60, 5, 15, 20, (1, 5, 10), 7, 5, True)
+SHORT = Extent(20, 3, 3, 0, (1,), 0, 0, False)
+WITHOUT_VMS = Extent(60, 5, 0, 0, (), 0, 0, True)
 
 
 def measure(extent: Extent) -> Results:
@@ -69,7 +72,7 @@ def _start_up(bench: Bench, extent: Extent) -> Results:
         results["20 starts at once, slowest, ms"] = _milliseconds(
             alternate("20 starts at once", 5, at_once)
         )
-    if shutil.which("strace"):
+    if extent.system_calls:
         results["a launch's"] = {
             "krunclient": system_calls(start_up.krunclient(32000), bench.environment),
             "C": system_calls(start_up.c_launcher(32000), bench.environment),
@@ -112,11 +115,15 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="fewer runs")
     parser.add_argument("--no-vm", action="store_true", help="start-up alone")
     which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--prepare", action="store_true", help="install what it needs")
     which.add_argument("--json", type=Path, help="measure, and write the results there")
     which.add_argument("--read", type=Path, help="show these results; 1 when a goal is missed")
     parser.add_argument("--plot", type=Path, help="where to write the plot")
     arguments = parser.parse_args()
-    if not arguments.read:
+    if arguments.prepare:
+        debian.require({"strace": "strace"})
+        return 0
+    if arguments.json:
         results = measure(WITHOUT_VMS if arguments.no_vm else SHORT if arguments.short else WHOLE)
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(results, indent=1))

@@ -84,11 +84,12 @@ def end(bench: Bench, candidate: Candidate, port: int = FIRST_PORT) -> float:
     return time.monotonic() - started
 
 
-def stop(bench: Bench, candidate: Candidate, number: signal.Signals) -> float:
-    """From the signal to the end: SIGINT is what both pass on to the guest."""
+def stop(bench: Bench, candidate: Candidate) -> float:
+    """From SIGTERM to the end. It would kill the launcher in C: SIGINT is what that passes on."""
+    graceful = signal.SIGINT if candidate is bench.c_launcher else signal.SIGTERM
     with Running(bench, candidate, FIRST_PORT) as running:
         started = time.monotonic()
-        running.process.send_signal(number)
+        running.process.send_signal(graceful)
         running.process.wait(60)
         return time.monotonic() - started
 
@@ -184,7 +185,7 @@ def beside_c(bench: Bench, runs: int) -> dict[str, dict[str, list[float]]]:
     measures: dict[str, Callable[[Bench, Candidate], float]] = {
         "first answer": first_answer,
         "end": end,
-        "stop by SIGINT": partial(stop, number=signal.SIGINT),
+        "stop": stop,
     }
     both = (bench.c_launcher, bench.krunclient)
     return {

@@ -35,7 +35,7 @@ def ratios(results: Results) -> dict[str, float]:
         "executable, MiB": results["executable, MiB"],
         "root file system, MiB": results["root file system, MiB"],
     }
-    for name in ("first answer", "end", "stop by SIGINT"):
+    for name in ("first answer", "end", "stop"):
         if values := results.get(f"{name}, ms"):
             found[f"{name}: later than C, in bare Pythons"] = (
                 values["krunclient"] - values["C"]
