@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench import microvms, report
@@ -29,21 +29,29 @@ import debian  # isort: skip
 
 @dataclass(frozen=True)
 class Extent:
-    """How often, and how much, is measured."""
+    """What is measured, and in how many runs each; what is not named is left out."""
 
     starts: int
     first_starts: int
-    vms: int
-    vms_at_once: int
-    memory: Sequence[int]
-    loads: int
-    load_seconds: int
-    system_calls: bool
+    starts_at_once: int = 0
+    system_calls: bool = False
+    vms: int = 0
+    timed: Sequence[str] = ()
+    memory_of: Sequence[int] = ()
+    vms_at_once: int = 0
+    loads: int = 0
 
 
-WHOLE = Extent(60, 5, 15, 20, (1, 5, 10), 7, 5, True)
-SHORT = Extent(20, 3, 3, 0, (1,), 0, 0, False)
-WITHOUT_VMS = Extent(60, 5, 0, 0, (), 0, 0, True)
+WITHOUT_VMS = Extent(starts=60, first_starts=5, starts_at_once=5, system_calls=True)
+WHOLE = replace(
+    WITHOUT_VMS,
+    vms=15,
+    timed=tuple(microvms.TIMED),
+    memory_of=(1, 5, 10),
+    vms_at_once=20,
+    loads=7,
+)
+SHORT = Extent(starts=20, first_starts=3, vms=3, timed=("first answer",), memory_of=(1,))
 
 
 def measure(extent: Extent) -> Results:
@@ -64,13 +72,13 @@ def _start_up(bench: Bench, extent: Extent) -> Results:
         "executable, MiB": EXECUTABLE.stat().st_size / 2**20,
         "root file system, MiB": _size(ROOTFS) / 2**20,
     }
-    if extent.vms_at_once:
+    if extent.starts_at_once:
         at_once = {
             "C": lambda: start_up.slowest_at_once(start_up.c_launcher),
             "krunclient": lambda: start_up.slowest_at_once(start_up.krunclient),
         }
         results["20 starts at once, slowest, ms"] = _milliseconds(
-            alternate("20 starts at once", 5, at_once)
+            alternate("20 starts at once", extent.starts_at_once, at_once)
         )
     if extent.system_calls:
         results["a launch's"] = {
@@ -83,13 +91,12 @@ def _start_up(bench: Bench, extent: Extent) -> Results:
 def _vms(bench: Bench, extent: Extent) -> Results:
     both = (bench.c_launcher, bench.krunclient)
     results: Results = {}
-    if extent.vms:
-        for what, timed in microvms.beside_c(bench, extent.vms).items():
-            results[f"{what}, ms"] = _milliseconds(timed)
-    if extent.memory:
+    for what in extent.timed:
+        results[f"{what}, ms"] = _milliseconds(microvms.beside_c(bench, what, extent.vms))
+    if extent.memory_of:
         results["memory per VM, MiB"] = {
             str(count): {one.name: microvms.memory(bench, one, count) for one in both}
-            for count in extent.memory
+            for count in extent.memory_of
         }
     if extent.vms_at_once:
         results[f"{extent.vms_at_once} VMs at once, slowest end, ms"] = {
@@ -97,7 +104,7 @@ def _vms(bench: Bench, extent: Extent) -> Results:
         }
     if extent.loads:
         candidates = [(one.name, one) for one in both] + [("C again", bench.c_launcher)]
-        results["load"] = microvms.load(bench, candidates, extent.loads, extent.load_seconds)
+        results["load"] = microvms.load(bench, candidates, extent.loads)
         results["stages, ms from exec"] = microvms.stages(bench)
     return results
 

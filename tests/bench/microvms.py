@@ -19,7 +19,7 @@ from tests.bench.candidates import FIRST_PORT, Bench, Candidate, alternate, medi
 from tests.framework import guests
 
 GUEST_MIB = 512
-CLIENTS = 8
+CLIENTS, LOAD_SECONDS = 8, 5
 Load = dict[str, dict[str, float]]
 
 
@@ -110,9 +110,7 @@ def memory(bench: Bench, candidate: Candidate, count: int) -> float:
         return sum(one.overhead_mib() for one in running) / count
 
 
-def load(
-    bench: Bench, candidates: Sequence[tuple[str, Candidate]], runs: int, seconds: int
-) -> Load:
+def load(bench: Bench, candidates: Sequence[tuple[str, Candidate]], runs: int) -> Load:
     """Requests and bytes per second, and latency in ms, through the mapped ports.
 
     The VMs stand side by side and are loaded in turn.
@@ -126,15 +124,15 @@ def load(
         for number in range(runs):
             progress(f"load: run {number + 1} of {runs}")
             for name, one in running.items():
-                found[name].append({**_requests(one, seconds), "MiB/s": _mib_per_second(one)})
+                found[name].append({**_requests(one), "MiB/s": _mib_per_second(one)})
     return {
         name: {unit: median([each[unit] for each in results]) for unit in results[0]}
         for name, results in found.items()
     }
 
 
-def _requests(running: Running, seconds: int) -> dict[str, float]:
-    command = [str(guests.HEY), "-z", f"{seconds}s", "-c", str(CLIENTS), running.url]
+def _requests(running: Running) -> dict[str, float]:
+    command = [str(guests.HEY), "-z", f"{LOAD_SECONDS}s", "-c", str(CLIENTS), running.url]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def number(pattern: str) -> float:
@@ -180,15 +178,14 @@ def stages(bench: Bench) -> list[tuple[str, float]]:
     return found
 
 
-def beside_c(bench: Bench, runs: int) -> dict[str, dict[str, list[float]]]:
-    """What takes time, in alternating runs of both launchers."""
-    measures: dict[str, Callable[[Bench, Candidate], float]] = {
-        "first answer": first_answer,
-        "end": end,
-        "stop": stop,
-    }
+TIMED: dict[str, Callable[[Bench, Candidate], float]] = {
+    "first answer": first_answer,
+    "end": end,
+    "stop": stop,
+}
+
+
+def beside_c(bench: Bench, what: str, runs: int) -> dict[str, list[float]]:
+    """One of TIMED, in alternating runs of both launchers."""
     both = (bench.c_launcher, bench.krunclient)
-    return {
-        what: alternate(what, runs, {one.name: partial(measure, bench, one) for one in both})
-        for what, measure in measures.items()
-    }
+    return alternate(what, runs, {one.name: partial(TIMED[what], bench, one) for one in both})
