@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("error", "warning", "info", "debug")
 FORMATS = ("text", "json")
+MAX_SHORT_CHARACTERS = 300  # of up to 12 bytes each in JSON
 MAX_LINE_BYTES = 4096  # PIPE_BUF, which a pipe that can be written to has room for, pipe(7)
 PATIENCE_MILLISECONDS = 1000  # how long a reader may let us wait; then lines are lost
 
@@ -34,6 +35,7 @@ class Log:
         self._level = level
         self._form = form
         self._descriptor = descriptor
+        self._writer: int | None = None
         self._patience = PATIENCE_MILLISECONDS
         self._context = {"pid": os.getpid(), **context}
 
@@ -71,19 +73,28 @@ class Log:
         line = json.dumps({**head, **self._context, **fields, "message": text})
         if len(line) >= MAX_LINE_BYTES:
             short = {name: value for name, value in fields.items() if not isinstance(value, str)}
-            line = json.dumps({**head, "pid": self._context["pid"], **short, "message": text[:500]})
+            start = text[:MAX_SHORT_CHARACTERS]
+            line = json.dumps({**head, "pid": self._context["pid"], **short, "message": start})
         return line
 
     def _put(self, line: str) -> None:
-        # A launcher must hear a stop also while nobody reads what it has to say.
+        """A launcher must hear a stop also while nobody reads what it has to say, or slowly: its
+        patience grows back only when there is nothing to wait for.
+        """
+        if self._writer is None:
+            self._writer = _writer(self._descriptor)
+        data = line.encode("utf-8", "backslashreplace")
+        if len(data) >= MAX_LINE_BYTES:
+            data = data[: MAX_LINE_BYTES - 1].decode("utf-8", "ignore").encode()
         poll = select.poll()
-        poll.register(self._descriptor, select.POLLOUT)
-        if poll.poll(self._patience):
-            data = line.encode("utf-8", "backslashreplace")[: MAX_LINE_BYTES - 1]
-            write_all(self._descriptor, data + b"\n")
+        poll.register(self._writer, select.POLLOUT)
+        if poll.poll(0):
             self._patience = PATIENCE_MILLISECONDS
-        else:
-            self._patience = 0
+        began = time.monotonic()
+        if poll.poll(self._patience):
+            write_all(self._writer, data + b"\n", self._patience)
+        waited = round((time.monotonic() - began) * 1000)
+        self._patience = max(0, self._patience - waited)
 
 
 def timestamp() -> str:
@@ -102,13 +113,29 @@ def one_line(text: str) -> str:
     )
 
 
-def write_all(descriptor: int, data: bytes) -> bool:
-    """write(2) until all is written. False where that can't be: a reader that is gone, say."""
+def _writer(descriptor: int) -> int:
+    """A terminal that says it has room may have too little, and block: one is written to through a
+    file description of our own that does not, since the terminal's own is shared with others.
+    """
+    if not os.isatty(descriptor):
+        return descriptor
+    try:
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        return os.open(f"/proc/self/fd/{descriptor}", flags)
+    except OSError:
+        return descriptor  # another user's
+
+
+def write_all(descriptor: int, data: bytes, patience: int = PATIENCE_MILLISECONDS) -> bool:
+    """write(2) until all is written. False where that can't be: a reader that is gone, say.
+
+    `patience` is how many milliseconds each part may wait where the descriptor does not block.
+    """
     while data:
         try:
             data = data[os.write(descriptor, data) :]
         except BlockingIOError:
-            if not select.select([], [descriptor], [], PATIENCE_MILLISECONDS / 1000)[1]:
+            if not select.select([], [descriptor], [], patience / 1000)[1]:
                 return False
         except OSError:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -22,7 +23,9 @@ def notify(libc: Libc, where: str, state: bytes) -> None:
 
     Raises OSError.
     """
-    name = os.fsencode(where)[:MAX_UNIX_PATH_BYTES]
+    name = os.fsencode(where)
+    if len(name) > MAX_UNIX_PATH_BYTES:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     if name.startswith(b"@"):
         name = b"\0" + name[1:]
     sockaddr = AF_UNIX.to_bytes(2, "little") + name

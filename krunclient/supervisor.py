@@ -13,6 +13,8 @@ from krunclient.bindings.libc import (
     PR_SET_PDEATHSIG,
     SFD_NONBLOCK_CLOEXEC,
     SIG_BLOCK,
+    SIG_DFL,
+    SIGCHLD,
     SIGKILL,
     STOP_SIGNALS,
     SignalSet,
@@ -38,11 +40,11 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
     the app's status.
     """
     # Blocked signals are queued even when they were ignored at the start, as under nohup.
+    parent = os.getppid()
     stop_signals = SignalSet.of(*STOP_SIGNALS)
     libc.sigprocmask(SIG_BLOCK, stop_signals, None)
     signals = libc.signalfd(-1, stop_signals, SFD_NONBLOCK_CLOEXEC)
-    if plan.die_with_parent:
-        libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    libc.signal(SIGCHLD, SIG_DFL)  # where it was ignored, a child's status would be lost
     listen = plan.policy.listen
     log.write(
         "info",
@@ -62,6 +64,11 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
 
         as_user(plan, mounts.prepare_overlay, plan.files.overlay)
         overlay_claim = (as_user(plan, claims.claim_overlay, plan.files.overlay),)
+    if plan.die_with_parent:
+        # Not before as_user: each change of user undoes it.
+        libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), SIGKILL)
     memory.hide_values()
     privileges.forbid_core_dumps(libc)
     log_reader, log_writer = os.pipe2(os.O_CLOEXEC)
@@ -71,8 +78,10 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
     child = os.fork()
     if child == 0:
         # Each of the two processes imports what it alone needs, side by side.
-        from krunclient import vmm
-
+        try:
+            from krunclient import vmm
+        except BaseException:
+            os.kill(os.getpid(), SIGKILL)  # the supervisor alone speaks to the user
         inherited = (log_writer, report_writer, go_reader, *overlay_claim)
         vmm.main(plan, libc, supervisor, inherited)
     from krunclient import watch

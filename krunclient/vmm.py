@@ -15,12 +15,14 @@ from krunclient.bindings.libc import (
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
     SIG_DFL,
+    SIG_IGN,
     SIG_SETMASK,
+    SIGINT,
     SIGKILL,
     STOP_SIGNALS,
     SignalSet,
 )
-from krunclient.errors import HostError, LaunchError, VmError, reason
+from krunclient.errors import HostError, LaunchError, PermissionDeniedError, VmError, reason
 from krunclient.log import write_all
 from krunclient.sandbox import landlock, lifeline, mounts, privileges, seccomp
 
@@ -39,14 +41,18 @@ GUEST_ROOT = f"/{mounts.GUEST}"
 
 def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
     """Never returns. An error goes to the supervisor, which alone speaks to the user."""
+    report_to = inherited[1]
     try:
         keep_descriptors(libc, inherited)
+        report_to = REPORT
         die_with(libc, supervisor)
         # A terminal's ^C is for the supervisor, which decides what the guest hears of it.
         os.setsid()
         leave_the_terminal()
+        # A stop is the supervisor's to ask for, by SIGINT. Who sends a signal to both, as systemd
+        # does, would else end the VMM before the app has heard of it.
         for number in STOP_SIGNALS:
-            libc.signal(number, SIG_DFL)
+            libc.signal(number, SIG_DFL if number == SIGINT else SIG_IGN)
         libc.sigprocmask(SIG_SETMASK, SignalSet(), None)
         # Root's cache, where the libraries are, is closed to other users.
         krun = libkrun.load(libc, plan.libraries.libkrun, plan.libraries.libkrunfw)
@@ -62,10 +68,10 @@ def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) ->
             root = confine(plan, libc, krun, config, supervisor)
         vm.start(plan, libc, krun, config, root, LOG)
     except LaunchError as error:
-        report.send(REPORT, error)
+        report.send(report_to, error)
     except OSError as error:
         report.send(
-            REPORT,
+            report_to,
             HostError(
                 "the VMM can't be set up",
                 plan.root_path,
@@ -75,7 +81,7 @@ def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) ->
         )
     except BaseException as error:
         report.send(
-            REPORT,
+            report_to,
             VmError(
                 "the VM could not be created",
                 plan.root_path,
@@ -95,10 +101,18 @@ def die_with(libc: Libc, supervisor: int) -> None:
 
 
 def keep_descriptors(libc: Libc, inherited: tuple[int, ...]) -> None:
-    """Leave the child 0 to 2 and these, from LOG on, and nothing else."""
+    """Leave the child 0 to 2 and these, from LOG on, and nothing else. Raises VmError."""
     above = max(*inherited, LOG + len(inherited)) + 1
-    for position, descriptor in enumerate(inherited):
-        os.dup2(descriptor, above + position, inheritable=False)
+    try:
+        for position, descriptor in enumerate(inherited):
+            os.dup2(descriptor, above + position, inheritable=False)
+    except OSError as error:
+        raise VmError(
+            "the VM could not be created",
+            f"descriptor {above + position}",
+            reason(error),
+            "allow more open files, by ulimit -n",
+        ) from None
     for position in range(len(inherited)):
         os.dup2(above + position, LOG + position, inheritable=False)
     # Above the limit on open files there can be some as well, from when it was higher.
@@ -108,13 +122,23 @@ def keep_descriptors(libc: Libc, inherited: tuple[int, ...]) -> None:
 def leave_the_terminal() -> None:
     """Keep the keyboard from libkrun: with a terminal to read it can't be asked to type ^C, and a
     guest could not be stopped but by force. Output to a terminal could be read from as well.
+
+    Raises PermissionDeniedError for a terminal of another user's.
     """
     if os.isatty(0):
         os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0)
     for number in (1, 2):
         if os.isatty(number):
             flags = os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC
-            os.dup2(os.open(f"/proc/self/fd/{number}", flags), number)
+            try:
+                os.dup2(os.open(f"/proc/self/fd/{number}", flags), number)
+            except PermissionError as error:
+                raise PermissionDeniedError(
+                    "the guest's output can't be shown",
+                    "standard output" if number == 1 else "standard error",
+                    f"{reason(error)}: it is a terminal of another user",
+                    "redirect it, through a pipe to cat, say",
+                ) from None
 
 
 def confine(plan: Plan, libc: Libc, krun: libkrun.Krun, config: bytes, supervisor: int) -> str:

@@ -227,7 +227,8 @@ class Watch:
             return True  # who can't be seen is asked
 
     def _end_by_force(self, stop: Stop, why: str) -> None:
-        if not stop.forced:
+        # It may have ended by itself, and that has not been looked at yet.
+        if not stop.forced and not select.select([self._process], [], [], 0)[0]:
             stop.forced = True
             self._log.write("info", "forced", f"the VM is ended: {why}", signal=stop.number)
             os.kill(self._child, SIGKILL)
@@ -240,9 +241,10 @@ class Watch:
         times = []
         if self._must_end_by is not None:
             times.append(self._must_end_by - now)
-        if self._stop is not None and not self._stop.forced:
-            times.append(self._stop.deadline - now)
-        if not self._ready:
+        if self._stop is not None:
+            if not self._stop.forced and self._failure is None:
+                times.append(self._stop.deadline - now)
+        elif not self._ready and self._failure is None:
             if self._plan.ready_timeout is not None:
                 times.append(self._started + self._plan.ready_timeout - now)
             if self._wants_readiness and not self._plan.sandbox:
@@ -256,6 +258,8 @@ class Watch:
         if self._must_end_by is not None and now >= self._must_end_by:
             self._must_end_by = None
             os.kill(self._child, SIGKILL)
+        if self._failure is not None:
+            return
         if self._stop is not None:
             if now >= self._stop.deadline:
                 self._end_by_force(self._stop, "the grace period is over")

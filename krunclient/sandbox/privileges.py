@@ -132,7 +132,14 @@ def drop_capabilities(libc: Libc, *, set_id_bits: bool) -> None:
 
 def forbid_core_dumps(libc: Libc) -> None:
     """What is in memory, secrets among it, goes into no core dump. Raises OSError."""
-    libc.setrlimit(RLIMIT_CORE, ResourceLimit(NO_CORE, NO_CORE))
+    before = ResourceLimit()
+    libc.getrlimit(RLIMIT_CORE, before)
+    bound = min(NO_CORE, before.hard)
+    libc.setrlimit(RLIMIT_CORE, ResourceLimit(bound, bound))
+    if bound < NO_CORE:
+        # The kernel dumps to a pipe all the same: then a dump that holds no memory, core(5).
+        with open("/proc/self/coredump_filter", "wb") as file:
+            file.write(b"0")
 
 
 def set_limits(libc: Libc, guest_memory_mib: int, vcpus: int, *, user_namespace: bool) -> None:

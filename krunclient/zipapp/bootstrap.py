@@ -43,6 +43,10 @@ def start(archive: str, build_id: str) -> None:
             "it is %d.%d" % sys.version_info[:2],
             "run krunclient by python3.10 or later",
         )
+    # Under nohup, say, a stop would go unheard until the supervisor blocks these and looks at them.
+    for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM):
+        if _signal.getsignal(number) == _signal.SIG_IGN:
+            _signal.signal(number, _signal.SIG_DFL)
     name = "%s-%s" % (build_id, sys.implementation.cache_tag)
     directories = cache_directories(os.environ, os.geteuid())
     for directory in directories:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import Launcher
+from tests.framework.launch import Launcher, block_stops, ignore_stops
 from tests.framework.namespaces import UNSHARE
-from tests.framework.paths import EXECUTABLE, SCRIPTS
+from tests.framework.paths import EXECUTABLE, SCRIPTS, TOP
 
 VERSION = b"krunclient 0.1.0\n"
 MAX_BYTES = 16 * 2**20
+FIRST_STAGE = TOP / "krunclient/zipapp"
 
 
 @pytest.fixture(autouse=True)
@@ -162,3 +163,17 @@ def test_a_start_with_loader_variables_is_made_again_without_them(
     last = max(number for number, text in enumerate(lines) if str(tmp_path / "app/lib") in text)
     libkrun = min(number for number, text in enumerate(lines) if "libkrun" in text)
     assert last < libkrun
+
+
+def test_stops_that_were_ignored_at_the_start_are_heard_from_the_first_stage_on() -> None:
+    program = """
+import os, signal, sys
+import bootstrap
+bootstrap.cache_directories = lambda *_: os._exit(
+    sum(signal.getsignal(number) == signal.SIG_DFL for number in (1, 2, 3, 15)))
+bootstrap.start("archive", "build-id")
+"""
+    environment = {"PYTHONPATH": str(FIRST_STAGE)}
+    for preexec, heard in ((ignore_stops, 4), (block_stops, 3)):  # Python's own SIGINT is main's
+        command = [sys.executable, "-c", program]
+        assert subprocess.run(command, env=environment, preexec_fn=preexec).returncode == heard

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.framework.launch import Ended, block_stops, ignore_stops
 from tests.framework.processes import is_gone_within
 
 PORT = 30779
+NOBODY = 65534
 SOON = 1.0
 
 GRACEFUL = (STOPS_ON_SIGINT, APP_STARTED, LISTENING, STAYS)
@@ -124,6 +126,27 @@ def test_a_second_signal_ends_the_vm_at_once(
     assert ended.seconds < SOON
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_stop_that_is_sent_to_the_vmm_as_well_is_asked_of_the_app(
+    start: Start, number: int
+) -> None:
+    run = start(GRACEFUL)
+    vmm = run.wait_for("vmm-started")["vmm_pid"]
+    run.wait_for("ready")
+    assert isinstance(vmm, int)
+    os.kill(vmm, number)
+    assert run.end(number).status == 3
+
+
+def test_a_parent_that_ignores_the_end_of_children_costs_no_status(tmp_path: Path) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path)
+
+    def ignore() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    assert launcher.run(*arguments, str(PORT), preexec=ignore).status == fake_vmm.STATUS
+
+
 def test_a_stop_before_the_app_has_started_ends_the_vm_at_once(start: Start) -> None:
     run = start(BOOTING)
     run.wait_for("vmm-started")
@@ -176,6 +199,23 @@ def test_an_app_that_never_listens_stays_where_no_time_is_set(start: Start) -> N
     assert run.end(signal.SIGTERM).status == 3
 
 
+def test_a_ready_timeout_that_passes_during_a_stop_is_nothing_to_wait_for(start: Start) -> None:
+    run = start((IGNORES_SIGINT, APP_STARTED, STAYS), "--ready-timeout=1", "--grace-period=3")
+    run.wait_for("vmm-started")
+    time.sleep(0.5)
+    run.process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    before = processor_seconds(run.process.pid)
+    time.sleep(1)
+    assert processor_seconds(run.process.pid) - before < 0.2
+    assert run.end().status == 128 + signal.SIGTERM
+
+
+def processor_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_an_app_that_listens_in_time_stays(start: Start) -> None:
     run = start(GRACEFUL, "--ready-timeout=2")
     run.wait_for("ready")
@@ -197,8 +237,11 @@ def test_a_service_manager_hears_of_readiness_and_of_the_stop(start: Start, tmp_
             assert run.end().status == 3
 
 
-def test_a_service_manager_that_is_gone_costs_a_warning_and_no_more(start: Start) -> None:
-    run = start(GRACEFUL, env={"NOTIFY_SOCKET": "/nowhere/socket"})
+@pytest.mark.parametrize("address", ["/nowhere/socket", f"/{'long' * 28}"])
+def test_a_service_manager_that_is_gone_costs_a_warning_and_no_more(
+    start: Start, address: str
+) -> None:
+    run = start(GRACEFUL, env={"NOTIFY_SOCKET": address})
     assert "READY=1 can't be sent" in str(run.wait_for("notify")["message"])
     assert run.end(signal.SIGTERM).status == 3
 
@@ -253,8 +296,17 @@ def test_a_run_that_goes_well_says_nothing_by_default(tmp_path: Path) -> None:
     assert launcher.run(*arguments, str(PORT)).stderr == b""
 
 
-def test_with_die_with_parent_nothing_outlives_the_parent(tmp_path: Path) -> None:
-    launcher, arguments = fake_vmm.prepare(tmp_path, *STUBBORN)
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """One that other users can come to, unlike tmp_path."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+def test_with_die_with_parent_nothing_outlives_the_parent(open_directory: Path) -> None:
+    launcher, arguments = fake_vmm.prepare(open_directory, *STUBBORN)
 
     def is_gone_with_its_parent(*options: str) -> bool:
         command = [*launcher.command, *arguments, str(PORT), "--log-level=info", *options]
@@ -268,8 +320,8 @@ def test_with_die_with_parent_nothing_outlives_the_parent(tmp_path: Path) -> Non
         assert parent.stdout is not None
         assert parent.stderr is not None
         supervisor = int(parent.stdout.readline())
-        while b"accepts connections" not in parent.stderr.readline():
-            pass
+        while b"accepts connections" not in (line := parent.stderr.readline()):
+            assert b"error" not in line, line
         parent.kill()
         gone = is_gone_within(SOON, supervisor)
         if not gone:
@@ -279,3 +331,9 @@ def test_with_die_with_parent_nothing_outlives_the_parent(tmp_path: Path) -> Non
 
     assert is_gone_with_its_parent("--die-with-parent")
     assert not is_gone_with_its_parent()
+    if os.geteuid() == 0:
+        overlay = open_directory / "overlay"
+        overlay.mkdir(mode=0o700)
+        os.chown(overlay, NOBODY, NOBODY)
+        as_nobody = (f"--user={NOBODY}", f"--overlay={overlay}")
+        assert is_gone_with_its_parent("--die-with-parent", *as_nobody)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import select
+import threading
 import time
 from collections.abc import Callable
 
@@ -91,3 +93,49 @@ def test_a_reader_that_does_not_read_holds_nothing_up_for_long() -> None:
     started = time.monotonic()
     Log("error", descriptor=writer).write("error", "start", "text")
     assert time.monotonic() - started < 3
+
+
+def test_a_terminal_that_nobody_reads_holds_nothing_up_for_long() -> None:
+    ours, theirs = pty.openpty()
+    started = time.monotonic()
+    log = Log("error", descriptor=theirs)
+    for _ in range(3000):
+        log.write("error", "start", "text" * 80)
+    assert time.monotonic() - started < 4
+    os.close(ours)
+
+
+def test_a_reader_that_is_slow_holds_nothing_up_for_long() -> None:
+    reader, writer = os.pipe()
+    log = Log("error", descriptor=writer)
+    while select.select([], [writer], [], 0)[1]:
+        os.write(writer, bytes(4096))
+
+    enough = threading.Event()
+
+    def read_slowly() -> None:
+        while not enough.wait(0.3):
+            os.read(reader, 4096)
+
+    thread = threading.Thread(target=read_slowly)
+    thread.start()
+    started = time.monotonic()
+    for _ in range(30):
+        log.write("error", "start", "text" * 800)
+    seconds = time.monotonic() - started
+    enough.set()
+    thread.join()
+    assert seconds < 3
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "\U0001f980" * 5000])
+def test_a_message_that_is_too_long_is_cut_to_one_that_can_be_read(text: str) -> None:
+    def write(log: Log) -> None:
+        log.write("error", "start", text, detail=text, number=3)
+
+    line = written("error", write)
+    assert line.decode().startswith(f"krunclient: error: {text[:500]}")
+    assert len(line) <= 4096
+    found = json.loads(written("error", write, "json"))
+    assert found["message"] == text[:300]
+    assert found["number"] == 3
