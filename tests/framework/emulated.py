@@ -7,6 +7,7 @@ that the very same files are tested.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -130,7 +131,13 @@ class Host:
             )
             copier = threading.Thread(target=_copy, args=(process, console), daemon=True)
             copier.start()
-            self._follow(process, output)
+            try:
+                self._follow(process, output)
+            finally:
+                # Also where virtme-ng has ended, and left its QEMU behind.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
             copier.join(10)
         return int(status.read_text()) if status.is_file() else UNEXPECTED_END
 
@@ -150,8 +157,6 @@ class Host:
                     return
                 late = time.monotonic() > min(deadline, heard + SILENT_SECONDS)
                 if late or self.interrupted.is_set():
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
                     why = "it was silent or too slow" if late else "interrupted"
                     print(f"\nthe emulated host was ended: {why}", flush=True)
                     return
