@@ -39,6 +39,7 @@ from tests.framework.processes import is_gone_within
 FIRST_PORT = 10000
 PORTS = 20000  # below those that the kernel gives to clients
 GONE_SECONDS = 1.0
+LEFT_SECONDS = 30.0  # what is gone after that was late, by the machine's fault perhaps
 END_SECONDS = 90
 CONFIDENCE = 0.95
 PROGRESS = 20
@@ -130,7 +131,8 @@ class Launch:
         if self._errors:
             raise UnexpectedError(f"{name}: {self._errors[0]}")
         if self._vmm is not None and not is_gone_within(GONE_SECONDS, self._vmm):
-            raise UnexpectedError(f"{name}: the VMM is left")
+            late = is_gone_within(LEFT_SECONDS, self._vmm)
+            raise UnexpectedError(f"{name}: the VMM is {'gone late' if late else 'left'}")
         self._check_port()
         return f"{name}: {'killed' if status < 0 else 'status'} {abs(status)}"
 
