@@ -60,13 +60,22 @@ class PortClaim:
 
         The kernel shares a port by that option between sockets of one user alone, socket(7).
         """
-        self.share(1)
+        self._share(1)
         try:
             bind_or_listen()
         finally:
-            self.share(0)
+            self._share(0)
 
-    def share(self, on: int) -> None:
+    def let_libkrun_bind(self) -> None:
+        """Leave the port to whoever sets one of the options that libkrun does, by its version.
+
+        Raises OSError.
+        """
+        self._share(1)
+        for descriptor in self._bound:
+            set_option(self._libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
+
+    def _share(self, on: int) -> None:
         for descriptor in self._bound:
             set_option(self._libc, descriptor, SOL_SOCKET, SO_REUSEPORT, on)
 

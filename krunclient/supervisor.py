@@ -57,7 +57,7 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
     )
     port_claim = claims.claim_port(libc, listen)
     if not plan.sandbox:
-        port_claim.share(1)  # libkrun binds the port itself, and sets SO_REUSEPORT
+        port_claim.let_libkrun_bind()
     overlay_claim: tuple[int, ...] = ()
     if plan.files.overlay is not None:
         from krunclient.sandbox import mounts

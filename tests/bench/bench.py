@@ -51,7 +51,8 @@ WHOLE = replace(
     vms_at_once=20,
     loads=7,
 )
-SHORT = Extent(starts=20, first_starts=3, vms=3, timed=("first answer",), memory_of=(1,))
+# Boots on an emulated host differ too much for a few of them to tell anything.
+SHORT = Extent(starts=20, first_starts=3, memory_of=(1,))
 
 
 def measure(extent: Extent) -> Results:

@@ -263,11 +263,14 @@ def test_a_service_manager_that_does_not_listen_holds_nothing_up(
         assert run.end(signal.SIGTERM).status == 3
 
 
-def test_without_a_sandbox_the_guest_is_served_and_readiness_told(start: Start) -> None:
+@pytest.mark.parametrize("option", ["SO_REUSEPORT", "SO_REUSEADDR"])  # by libkrun's version
+def test_without_a_sandbox_the_guest_is_served_and_readiness_told(
+    start: Start, option: str
+) -> None:
     listening = LISTENING.replace(
         "int socket_ = socket(AF_INET, SOCK_STREAM, 0);",
         "int socket_ = socket(AF_INET, SOCK_STREAM, 0), on = 1;"
-        " setsockopt(socket_, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));",
+        f" setsockopt(socket_, SOL_SOCKET, {option}, &on, sizeof(on));",
     ).replace("htons(80)", f"htons({PORT})")
     run = start((STOPS_ON_SIGINT, listening, STAYS), "--sandbox=off")
     run.wait_for("ready")

@@ -47,6 +47,17 @@ def test_busybox_httpd_answers_twenty_requests_in_a_row(
         assert [server.get() for _ in range(20)] == [b"hello from busybox\n"] * 20
 
 
+def test_without_a_sandbox_it_is_served_as_well(
+    launcher: Launcher, new_root: Callable[..., Path], port: int
+) -> None:
+    root = new_root("exec httpd -f -p 80 -h /www")
+    for name in ("dev", "proc", "sys", "www"):  # the root is read-only then
+        (root / name).mkdir()
+    (root / "www/index.html").write_text("hello without walls\n")
+    with launcher.serve(root, port, "--sandbox=off") as server:
+        assert server.get() == b"hello without walls\n"
+
+
 def test_a_go_server_on_the_projects_root_answers_twenty_requests_in_a_row(
     launcher: Launcher, scratch: Path, port: int
 ) -> None:
