@@ -47,6 +47,8 @@ PROGRESS = 20
 # What an app does when it is asked to stop, and what one does that ends by itself.
 ASKED, BY_ITSELF = STATUS_WHEN_ASKED, 7
 SERVER = f"mkdir -p /www; echo hello >/www/index.html; {GRACEFUL_HTTPD}"
+# A signal that a shell had us ignore would be lost where it comes before krunclient's first line.
+AS_USUAL = ("env", "--default-signal")
 BRIEF_APP = f"exit {BY_ITSELF}"
 
 
@@ -273,7 +275,7 @@ def real_place(directory: Path) -> Place:
     cache = directory / "cache"
     cache.mkdir(mode=0o700)
     launcher = Launcher(
-        [executable], {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(cache)}, directory
+        [*AS_USUAL, executable], {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(cache)}, directory
     )
     brief = busybox_root(directory / "brief", BRIEF_APP)
     server = busybox_root(directory / "server", SERVER)
@@ -310,7 +312,7 @@ def recorded_place(directory: Path) -> Place:
     brief = fake_vmm.build(directory / "brief", fake_vmm.source(f"_exit({BY_ITSELF});"))
     # Python can lose a SIGINT while it starts, and takes longer for a checkout than for the
     # executable: blocked, it waits for krunclient.
-    command = ["env", "--block-signal=INT", sys.executable, "-m", "tests.framework.without_kvm"]
+    command = [*AS_USUAL, "--block-signal=INT", sys.executable, "-m", "tests.framework.without_kvm"]
     launcher = Launcher(command, {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(TOP)}, directory)
     return Place(launcher, server, brief, launcher.run(*brief, str(FIRST_PORT)).seconds)
 
