@@ -39,8 +39,8 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
     Raises LaunchError for what could not be claimed or set up, VmError where the VM ended without
     the app's status.
     """
-    # Blocked signals are queued even when they were ignored at the start, as under nohup.
     parent = os.getppid()
+    # Blocked signals are queued even when they were ignored at the start, as under nohup.
     stop_signals = SignalSet.of(*STOP_SIGNALS)
     libc.sigprocmask(SIG_BLOCK, stop_signals, None)
     signals = libc.signalfd(-1, stop_signals, SFD_NONBLOCK_CLOEXEC)

@@ -132,11 +132,7 @@ def drop_capabilities(libc: Libc, *, set_id_bits: bool) -> None:
 
 def forbid_core_dumps(libc: Libc) -> None:
     """What is in memory, secrets among it, goes into no core dump. Raises OSError."""
-    before = ResourceLimit()
-    libc.getrlimit(RLIMIT_CORE, before)
-    bound = min(NO_CORE, before.hard)
-    libc.setrlimit(RLIMIT_CORE, ResourceLimit(bound, bound))
-    if bound < NO_CORE:
+    if _lower_limit(libc, RLIMIT_CORE, NO_CORE) < NO_CORE:
         # The kernel dumps to a pipe all the same: then a dump that holds no memory, core(5).
         with open("/proc/self/coredump_filter", "wb") as file:
             file.write(b"0")
@@ -161,10 +157,16 @@ def set_limits(libc: Libc, guest_memory_mib: int, vcpus: int, *, user_namespace:
     if user_namespace:
         limits[RLIMIT_NPROC] = vcpus + MAX_OWN_THREADS
     for limit, value in limits.items():
-        before = ResourceLimit()
-        libc.getrlimit(limit, before)
-        bound = min(value, before.hard)
-        libc.setrlimit(limit, ResourceLimit(bound, bound))
+        _lower_limit(libc, limit, value)
+
+
+def _lower_limit(libc: Libc, limit: int, value: int) -> int:
+    """Set both limits to a value, or to the hard limit where that is lower. Returns which it is."""
+    before = ResourceLimit()
+    libc.getrlimit(limit, before)
+    bound: int = min(value, before.hard)
+    libc.setrlimit(limit, ResourceLimit(bound, bound))
+    return bound
 
 
 def _write(path: str, text: str) -> None:
