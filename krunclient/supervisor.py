@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from krunclient import claims, memory
+from krunclient import claims, memory, report
 from krunclient.bindings.libc import (
     PR_SET_DUMPABLE,
     PR_SET_PDEATHSIG,
@@ -19,12 +19,13 @@ from krunclient.bindings.libc import (
     STOP_SIGNALS,
     SignalSet,
 )
+from krunclient.errors import VmError, reason
 from krunclient.sandbox import privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
+    from typing import NoReturn, TypeVar
 
     from krunclient.bindings.libc import Libc
     from krunclient.log import Log
@@ -80,8 +81,8 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
         # Each of the two processes imports what it alone needs, side by side.
         try:
             from krunclient import vmm
-        except BaseException:
-            os.kill(os.getpid(), SIGKILL)  # the supervisor alone speaks to the user
+        except BaseException as error:
+            give_up(report_writer, error)
         inherited = (log_writer, report_writer, go_reader, *overlay_claim)
         vmm.main(plan, libc, supervisor, inherited)
     from krunclient import watch
@@ -98,6 +99,17 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
         return watching.run()
     finally:
         streams.restore()
+
+
+def give_up(report_writer: int, error: BaseException) -> NoReturn:
+    """End a child that could not even import its code, for want of descriptors or memory, say."""
+    try:
+        why = reason(error) if isinstance(error, OSError) else type(error).__name__
+        remedy = "see which limit has been reached, by ulimit -a and the kernel's log"
+        failure = VmError("the VM could not be created", "the VMM's own code", why, remedy)
+        report.send(report_writer, failure)
+    finally:
+        os._exit(VmError.status)
 
 
 def as_user(plan: Plan, action: Callable[[str], Result], path: str) -> Result:

@@ -14,12 +14,20 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench import microvms, report
-from tests.bench.candidates import Bench, alternate, median, spread
+from tests.bench.candidates import (
+    AT_ONCE,
+    FIRST_PORT,
+    Bench,
+    alternate,
+    median,
+    progress,
+    spread,
+)
 from tests.bench.report import Results
 from tests.bench.start_up import StartUp, system_calls
 from tests.framework.paths import EXECUTABLE, ROOTFS
@@ -29,28 +37,21 @@ import debian  # isort: skip
 
 @dataclass(frozen=True)
 class Extent:
-    """What is measured, and in how many runs each; what is not named is left out."""
+    """In how many runs each is measured; what is not named is left out."""
 
     starts: int
     first_starts: int
     starts_at_once: int = 0
     system_calls: bool = False
-    vms: int = 0
-    timed: Sequence[str] = ()
+    served: int = 0
+    ended: int = 0
     memory_of: Sequence[int] = ()
     vms_at_once: int = 0
     loads: int = 0
 
 
 WITHOUT_VMS = Extent(starts=60, first_starts=5, starts_at_once=5, system_calls=True)
-WHOLE = replace(
-    WITHOUT_VMS,
-    vms=15,
-    timed=tuple(microvms.TIMED),
-    memory_of=(1, 5, 10),
-    vms_at_once=20,
-    loads=7,
-)
+WHOLE = replace(WITHOUT_VMS, served=20, ended=10, memory_of=(1, 5, 10), vms_at_once=2, loads=10)
 # Boots on an emulated host differ too much for a few of them to tell anything.
 SHORT = Extent(starts=20, first_starts=3, memory_of=(1,))
 
@@ -60,58 +61,71 @@ def measure(extent: Extent) -> Results:
         directory = Path(name)
         directory.chmod(0o755)
         bench = Bench(directory)
-        return {**_start_up(bench, extent), **_vms(bench, extent)}
+        results = _gather(_start_up(bench, extent))
+        if extent.memory_of:
+            with microvms.kvm_in_use():
+                results.update(_gather(_vms(bench, extent)))
+        return results
 
 
-def _start_up(bench: Bench, extent: Extent) -> Results:
-    start_up = StartUp(bench)
-    timed = start_up.measure(extent.starts)
-    results: Results = {
-        "start, ms": _milliseconds(timed),
-        "start, spread": {name: spread(values) for name, values in timed.items()},
-        "first start, ms": 1000 * median(start_up.first(extent.first_starts)),
+def _gather(parts: Iterator[Results]) -> Results:
+    """Each is shown as it comes: a run of the whole is long, and may fail at its end."""
+    results: Results = {}
+    for part in parts:
+        progress(json.dumps(part))
+        results.update(part)
+    return results
+
+
+def _start_up(bench: Bench, extent: Extent) -> Iterator[Results]:
+    yield {
         "executable, MiB": EXECUTABLE.stat().st_size / 2**20,
         "root file system, MiB": _size(ROOTFS) / 2**20,
     }
+    start_up = StartUp(bench)
+    yield _timed("start", start_up.measure(extent.starts))
+    yield {"first start, ms": 1000 * median(start_up.first(extent.first_starts))}
     if extent.starts_at_once:
         at_once = {
             "C": lambda: start_up.slowest_at_once(start_up.c_launcher),
             "krunclient": lambda: start_up.slowest_at_once(start_up.krunclient),
         }
-        results["20 starts at once, slowest, ms"] = _milliseconds(
-            alternate("20 starts at once", extent.starts_at_once, at_once)
-        )
+        what = f"{AT_ONCE} starts at once, slowest"
+        yield _timed(what, alternate(what, extent.starts_at_once, at_once))
     if extent.system_calls:
-        results["a launch's"] = {
-            "krunclient": system_calls(start_up.krunclient(32000), bench.environment),
-            "C": system_calls(start_up.c_launcher(32000), bench.environment),
+        yield {
+            "a launch's": {
+                "krunclient": system_calls(start_up.krunclient(FIRST_PORT), bench.environment),
+                "C": system_calls(start_up.c_launcher(FIRST_PORT), bench.environment),
+            }
         }
-    return results
 
 
-def _vms(bench: Bench, extent: Extent) -> Results:
-    both = (bench.c_launcher, bench.krunclient)
-    results: Results = {}
-    for what in extent.timed:
-        results[f"{what}, ms"] = _milliseconds(microvms.beside_c(bench, what, extent.vms))
-    if extent.memory_of:
-        results["memory per VM, MiB"] = {
-            str(count): {one.name: microvms.memory(bench, one, count) for one in both}
+def _vms(bench: Bench, extent: Extent) -> Iterator[Results]:
+    if extent.served:
+        for what, seconds in microvms.served(bench, extent.served).items():
+            yield _timed(what, seconds)
+    if extent.ended:
+        yield _timed("end", microvms.ended(bench, extent.ended))
+    yield {
+        "memory per VM, MB": {
+            str(count): {one.name: microvms.memory(bench, one, count) for one in bench.both}
             for count in extent.memory_of
         }
-    if extent.vms_at_once:
-        results[f"{extent.vms_at_once} VMs at once, slowest end, ms"] = {
-            one.name: 1000 * microvms.slowest_end(bench, one, extent.vms_at_once) for one in both
-        }
+    }
     if extent.loads:
-        candidates = [(one.name, one) for one in both] + [("C again", bench.c_launcher)]
-        results["load"] = microvms.load(bench, candidates, extent.loads)
-        results["stages, ms from exec"] = microvms.stages(bench)
-    return results
+        yield {"load": microvms.load(bench, extent.loads)}
+        yield {"stages, ms from exec": microvms.stages(bench)}
+    if extent.vms_at_once:
+        slowest = microvms.slowest_end(bench, extent.vms_at_once)
+        yield _timed(f"{AT_ONCE} VMs at once, slowest end", slowest)
 
 
-def _milliseconds(timed: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {name: 1000 * median(values) for name, values in timed.items()}
+def _timed(what: str, seconds: Mapping[str, Sequence[float]]) -> Results:
+    return {
+        f"{what}, ms": {name: 1000 * median(values) for name, values in seconds.items()},
+        f"{what}, spread": {name: spread(values) for name, values in seconds.items()},
+    }
 
 
 def _size(tree: Path) -> int:

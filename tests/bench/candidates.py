@@ -6,21 +6,23 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from tests.framework.launch import busybox_root
+from tests.framework.launch import busybox_root, caddy_root
 from tests.framework.paths import EXECUTABLE
 
 LAUNCHER_SOURCE = Path(__file__).with_name("launcher.c")
 FIRST_PORT = 32000
-SERVER = (
-    "mkdir -p /www; echo hello >/www/index.html;"
-    " dd if=/dev/zero of=/www/large bs=1M count=16 2>/dev/null;"
-    " exec httpd -f -p 80 -h /www"
-)
-PROGRESS = 10
+AT_ONCE = 20
+SERVER = "exec httpd -f -p 80 -h /www"
+LARGE_MIB = 16
+PYTHON = "/usr/bin/python3"
+
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,19 @@ class Bench:
         for root in (self.server, self.brief):
             for name in ("dev", "proc", "sys"):  # init makes them where it can write
                 (root / name).mkdir()
+        (self.server / "www").mkdir()
+        (self.server / "www/index.html").write_text("hello\n")
+        # Under load the app is a Go server, as in practice: it keeps connections, and never forks.
+        self.go_server = caddy_root(directory / "go-server")
+        (self.go_server / "www").mkdir()
+        (self.go_server / "www/large").write_bytes(bytes(LARGE_MIB * 2**20))
         extract = [self.executable, "--version"]
         subprocess.run(extract, env=self.environment, check=True, stdout=subprocess.DEVNULL)
         self.krunclient = Candidate(
             "krunclient", lambda root, port: [str(self.executable), str(root), str(port)]
         )
         self.c_launcher = self._c_launcher()
+        self.both = (self.c_launcher, self.krunclient)
 
     def _c_launcher(self) -> Candidate:
         """Linked to the very pair that krunclient loads."""
@@ -76,16 +85,31 @@ def compile_c(program: Path, libkrun: Path, *options: str) -> None:
     subprocess.run(["gcc", "-o", program, LAUNCHER_SOURCE, libkrun, *flags], check=True)
 
 
+def bare_python(bench: Bench) -> float:
+    """What starting Python costs where this is called: the unit of goals that compare with it."""
+    started = time.monotonic()
+    command = [PYTHON, "-I", "-S", "-c", "import ctypes"]
+    subprocess.run(command, env=bench.environment, check=True)
+    return time.monotonic() - started
+
+
 def alternate(
-    what: str, runs: int, measures: Mapping[str, Callable[[], float]]
-) -> dict[str, list[float]]:
-    """Each measure in turn, so that what disturbs the machine disturbs them alike."""
-    results: dict[str, list[float]] = {name: [] for name in measures}
+    what: str, runs: int, measures: Mapping[str, Callable[[], Measured]]
+) -> dict[str, list[Measured]]:
+    """Each measure in turn, there and back, so that what disturbs the machine disturbs them alike.
+
+    The first of each is not counted: it finds caches cold.
+    """
+    results: dict[str, list[Measured]] = {name: [] for name in measures}
+    progress(f"{what}: first run")
+    for measure in measures.values():
+        measure()
+    order = list(measures)
     for number in range(runs):
-        if number % PROGRESS == 0:
-            progress(f"{what}: run {number + 1} of {runs}")
-        for name, measure in measures.items():
-            results[name].append(measure())
+        progress(f"{what}: run {number + 1} of {runs}")
+        for name in order:
+            results[name].append(measures[name]())
+        order.reverse()
     return results
 
 

@@ -11,11 +11,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.bench.candidates import FIRST_PORT, Bench, alternate, compile_c
+from tests.bench.candidates import AT_ONCE, FIRST_PORT, Bench, alternate, bare_python, compile_c
 from tests.framework import fake_vmm
-
-PYTHON = "/usr/bin/python3"
-AT_ONCE = 20
 
 Environment = Mapping[str, str]
 
@@ -31,13 +28,12 @@ class StartUp:
         compile_c(self._program, self._libkrun)
 
     def measure(self, runs: int) -> dict[str, list[float]]:
-        self._entered(self.krunclient(FIRST_PORT))  # the cache is warm from here on
         without_sandbox = [*self.krunclient(FIRST_PORT), "--sandbox", "off"]
         return alternate(
             "start",
             runs,
             {
-                "bare Python": self._bare_python,
+                "bare Python": lambda: bare_python(self._bench),
                 "C": lambda: self._entered(self.c_launcher(FIRST_PORT)),
                 "krunclient": lambda: self._entered(self.krunclient(FIRST_PORT)),
                 "krunclient --sandbox off": lambda: self._entered(without_sandbox),
@@ -63,9 +59,6 @@ class StartUp:
 
     def c_launcher(self, port: int) -> list[str]:
         return [str(self._program), str(self._arguments[-1]), str(port)]
-
-    def _bare_python(self) -> float:
-        return self._run([PYTHON, "-I", "-S", "-c", "import ctypes"])
 
     def _run(self, command: list[str]) -> float:
         started = time.monotonic()

@@ -16,6 +16,22 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.framework import guests
+from tests.framework.paths import ROOTFS
+
+CADDYFILE = """
+{
+    admin off
+    auto_https off
+}
+:80 {
+    handle /large {
+        root * /www
+        file_server
+    }
+    respond /api/status `{"eventNumber": 1}`
+    respond "hello from go"
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -188,6 +204,20 @@ def busybox_root(directory: Path, script: str | None = None) -> Path:
             (directory / "bin" / applet).symlink_to("busybox")
     if script is not None:
         write_app(directory, f"#!/bin/sh\nexport PATH=/bin\n{script}\n")
+    return directory
+
+
+def caddy_root(directory: Path) -> Path:
+    """The project's own root file system with a real Go server as the app."""
+    shutil.copytree(ROOTFS, directory, symlinks=True)
+    shutil.copy2(guests.CADDY, directory / "bin/caddy")
+    shutil.copy2(guests.BUSYBOX, directory / "bin/busybox")
+    shutil.copy2(guests.LIBZSTD, directory / "lib/x86_64-linux-gnu")
+    (directory / "etc/Caddyfile").write_text(CADDYFILE)
+    write_app(
+        directory,
+        "#!/bin/busybox sh\nexec /bin/caddy run --config /etc/Caddyfile --adapter caddyfile\n",
+    )
     return directory
 
 

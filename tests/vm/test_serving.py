@@ -3,38 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.framework import guests
-from tests.framework.launch import Launcher, write_app
-from tests.framework.paths import ROOTFS
-
-CADDYFILE = """
-{
-    admin off
-    auto_https off
-}
-:80 {
-    respond /api/status `{"eventNumber": 1}`
-    respond "hello from go"
-}
-"""
-
-
-def caddy_root(directory: Path) -> Path:
-    """The project's own root file system with a real Go server as the app."""
-    shutil.copytree(ROOTFS, directory, symlinks=True)
-    shutil.copy2(guests.CADDY, directory / "bin/caddy")
-    shutil.copy2(guests.BUSYBOX, directory / "bin/busybox")
-    shutil.copy2(guests.LIBZSTD, directory / "lib/x86_64-linux-gnu")
-    (directory / "etc/Caddyfile").write_text(CADDYFILE)
-    write_app(
-        directory,
-        "#!/bin/busybox sh\nexec /bin/caddy run --config /etc/Caddyfile --adapter caddyfile\n",
-    )
-    return directory
+from tests.framework.launch import Launcher, caddy_root
 
 
 def test_busybox_httpd_answers_twenty_requests_in_a_row(

@@ -20,13 +20,13 @@ from tests.framework.launch import (
     Launcher,
     Server,
     block_stops,
+    caddy_root,
     ignore_stops,
     write_app,
 )
 from tests.framework.processes import is_gone_within
 from tests.vm.conftest import HTTPD
 from tests.vm.test_confinement import vmm_of
-from tests.vm.test_serving import caddy_root
 
 NewRoot = Callable[..., Path]
 Preexec = Callable[[], None] | None
