@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from tests.bench import microvms, report
@@ -51,7 +52,7 @@ class Extent:
 
 
 WITHOUT_VMS = Extent(starts=60, first_starts=5, starts_at_once=5, system_calls=True)
-WHOLE = replace(WITHOUT_VMS, served=20, ended=10, memory_of=(1, 5, 10), vms_at_once=2, loads=10)
+WHOLE = replace(WITHOUT_VMS, served=20, ended=10, memory_of=(1, 5, 10), vms_at_once=3, loads=15)
 # Boots on an emulated host differ too much for a few of them to tell anything.
 SHORT = Extent(starts=20, first_starts=3, memory_of=(1,))
 
@@ -61,11 +62,7 @@ def measure(extent: Extent) -> Results:
         directory = Path(name)
         directory.chmod(0o755)
         bench = Bench(directory)
-        results = _gather(_start_up(bench, extent))
-        if extent.memory_of:
-            with microvms.kvm_in_use():
-                results.update(_gather(_vms(bench, extent)))
-        return results
+        return _gather(chain(_start_up(bench, extent), _vms(bench, extent)))
 
 
 def _gather(parts: Iterator[Results]) -> Results:
@@ -107,12 +104,13 @@ def _vms(bench: Bench, extent: Extent) -> Iterator[Results]:
             yield _timed(what, seconds)
     if extent.ended:
         yield _timed("end", microvms.ended(bench, extent.ended))
-    yield {
-        "memory per VM, MB": {
-            str(count): {one.name: microvms.memory(bench, one, count) for one in bench.both}
-            for count in extent.memory_of
+    if extent.memory_of:
+        yield {
+            "memory per VM, MB": {
+                str(count): {one.name: microvms.memory(bench, one, count) for one in bench.both}
+                for count in extent.memory_of
+            }
         }
-    }
     if extent.loads:
         yield {"load": microvms.load(bench, extent.loads)}
         yield {"stages, ms from exec": microvms.stages(bench)}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -39,7 +37,6 @@ MAPPING = (
 # Ten side by side on an emulated host take their time.
 ANSWER_SECONDS, BOOT_SECONDS = 30, 180
 RESOLUTION = 0.01  # of the time to the first answer
-KVM_CREATE_VM = 0xAE01  # linux/kvm.h
 Timed = dict[str, float]
 
 
@@ -102,21 +99,6 @@ def _overhead_mb(pid: int) -> float:
         for inode, name, size, pss in mappings
         if inode != "0" or name or int(size) < GUEST_RAM_MIN_MIB * 1024
     )
-
-
-@contextmanager
-def kvm_in_use() -> Iterator[None]:
-    """Hold a VM, an empty one, all the time.
-
-    When the first VM of a host appears and when the last is gone, KVM patches the kernel's own
-    code, which takes an emulated host seconds.
-    """
-    with open("/dev/kvm", "rb", buffering=0) as kvm:
-        vm = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
-        try:
-            yield
-        finally:
-            os.close(vm)
 
 
 def served(bench: Bench, runs: int) -> dict[str, dict[str, list[float]]]:
