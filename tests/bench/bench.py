@@ -52,9 +52,8 @@ class Extent:
 
 
 WITHOUT_VMS = Extent(starts=60, first_starts=5, starts_at_once=5, system_calls=True)
-WHOLE = replace(WITHOUT_VMS, served=20, ended=10, memory_of=(1, 5, 10), vms_at_once=3, loads=15)
-# Boots on an emulated host differ too much for a few of them to tell anything.
-SHORT = Extent(starts=20, first_starts=3, memory_of=(1,))
+WHOLE = replace(WITHOUT_VMS, served=20, ended=10, memory_of=(1, 5, 10), vms_at_once=2, loads=30)
+SHORT = Extent(starts=20, first_starts=3, served=10, memory_of=(1,))
 
 
 def measure(extent: Extent) -> Results:

@@ -2,19 +2,59 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.bench import report
+
+RESULTS: dict[str, Any] = {
+    "start, ms": {"bare Python": 10, "C": 1, "krunclient": 24, "krunclient --sandbox off": 20},
+    "first start, ms": 100,
+    "executable, MiB": 10,
+    "root file system, MiB": 4,
+}
+
+
+def load(requests: list[int]) -> list[dict[str, float]]:
+    """One run for each of these numbers of requests per second, and the same of all else."""
+    return [{"requests/s": one, "median ms": 80, "99% ms": 200, "MiB/s": 10} for one in requests]
+
+
+def test_results_that_meet_every_goal_miss_none() -> None:
+    assert report.missed(RESULTS, margin=1) == []
 
 
 def test_a_goal_that_is_missed_is_named() -> None:
-    start = {"bare Python": 10.0, "C": 1.0, "krunclient": 26.0, "krunclient --sandbox off": 20.0}
-    results = {
-        "start, ms": start,
-        "first start, ms": 100.0,
-        "executable, MiB": 10.0,
-        "root file system, MiB": 9.0,
-    }
+    start = {**RESULTS["start, ms"], "krunclient": 26}
+    results = {**RESULTS, "start, ms": start, "root file system, MiB": 9}
     assert report.missed(results, margin=1) == [
         "start: krunclient to bare Python is 2.60, and may be 2.5",
         "root file system, MiB is 9.00, and may be 8",
     ]
     assert report.missed(results, margin=1.2) == []
+
+
+def test_a_first_answer_is_compared_in_bare_pythons_of_the_same_place() -> None:
+    seconds = {"bare Python": 300, "C": 3000, "krunclient": 3800}
+    assert report.missed({**RESULTS, "first answer, ms": seconds}, margin=1) == []
+    slower = {**seconds, "krunclient": 4200}
+    assert report.missed({**RESULTS, "first answer, ms": slower}, margin=1) == [
+        "first answer: later than C, in bare Pythons is 4.00, and may be 3",
+    ]
+
+
+def test_load_may_differ_from_c_by_as_much_as_two_runs_of_c() -> None:
+    requests = {"C": load([100] * 3), "krunclient": load([95] * 3), "C again": load([94] * 3)}
+    assert report.missed({**RESULTS, "load": requests}, margin=1) == []
+
+
+def test_load_that_is_worse_than_c_by_more_than_that_is_named() -> None:
+    requests = {"C": load([100] * 3), "krunclient": load([95] * 3), "C again": load([99] * 3)}
+    assert report.missed({**RESULTS, "load": requests}, margin=1) == [
+        "requests/s: worse than C by is 0.05, and may be 0.02",
+    ]
+
+
+def test_load_that_is_better_than_c_misses_nothing() -> None:
+    better = load([110] * 3)
+    requests = {"C": load([100] * 3), "krunclient": better, "C again": load([100] * 3)}
+    assert report.missed({**RESULTS, "load": requests}, margin=1) == []

@@ -25,7 +25,7 @@ CADDYFILE = """
 }
 :80 {
     handle /large {
-        root * /www
+        root * /dev/shm
         file_server
     }
     respond /api/status `{"eventNumber": 1}`
@@ -207,8 +207,11 @@ def busybox_root(directory: Path, script: str | None = None) -> Path:
     return directory
 
 
-def caddy_root(directory: Path) -> Path:
-    """The project's own root file system with a real Go server as the app."""
+def caddy_root(directory: Path, prepare: str = "") -> Path:
+    """The project's own root file system with a real Go server as the app.
+
+    `prepare` is a line of shell that runs before it.
+    """
     shutil.copytree(ROOTFS, directory, symlinks=True)
     shutil.copy2(guests.CADDY, directory / "bin/caddy")
     shutil.copy2(guests.BUSYBOX, directory / "bin/busybox")
@@ -216,7 +219,8 @@ def caddy_root(directory: Path) -> Path:
     (directory / "etc/Caddyfile").write_text(CADDYFILE)
     write_app(
         directory,
-        "#!/bin/busybox sh\nexec /bin/caddy run --config /etc/Caddyfile --adapter caddyfile\n",
+        f"#!/bin/busybox sh\n{prepare}\n"
+        "exec /bin/caddy run --config /etc/Caddyfile --adapter caddyfile\n",
     )
     return directory
 
