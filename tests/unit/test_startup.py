@@ -28,6 +28,7 @@ BEFORE_THE_FORK = {
     "krunclient.plan",
     "krunclient.program",
     "krunclient.record",
+    "krunclient.report",
     "krunclient.sandbox",
     "krunclient.sandbox.mounts",
     "krunclient.sandbox.policy",
@@ -39,7 +40,6 @@ BEFORE_THE_FORK = {
 IN_THE_VMM = {
     "krunclient.bindings.libkrun",
     "krunclient.initconfig",
-    "krunclient.report",
     "krunclient.sandbox.landlock",
     "krunclient.sandbox.lifeline",
     "krunclient.sandbox.seccomp",
@@ -49,7 +49,6 @@ IN_THE_VMM = {
 }
 IN_THE_SUPERVISOR = {
     "krunclient.readiness",
-    "krunclient.report",
     "krunclient.sandbox.network",
     "krunclient.sandbox.seccomp",
     "krunclient.vmmlog",
