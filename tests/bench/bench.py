@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from tests.bench.candidates import (
     median,
     progress,
     spread,
+    unhung,
 )
 from tests.bench.report import Results
 from tests.bench.start_up import StartUp, system_calls
@@ -106,7 +108,10 @@ def _vms(bench: Bench, extent: Extent) -> Iterator[Results]:
     if extent.memory_of:
         yield {
             "memory per VM, MB": {
-                str(count): {one.name: microvms.memory(bench, one, count) for one in bench.both}
+                str(count): {
+                    one.name: unhung(partial(microvms.memory, bench, one, count))
+                    for one in bench.both
+                }
                 for count in extent.memory_of
             }
         }

@@ -18,6 +18,7 @@ from tests.framework.paths import EXECUTABLE
 LAUNCHER_SOURCE = Path(__file__).with_name("launcher.c")
 FIRST_PORT = 32000
 AT_ONCE = 20
+ATTEMPTS = 3
 SERVER = "exec httpd -f -p 80 -h /www"
 # In the guest's memory: what is to be measured is the way through the port, not the file system.
 LARGE_FILE = "busybox dd if=/dev/zero of=/dev/shm/large bs=1M count=16 2>/dev/null"
@@ -32,6 +33,16 @@ class Candidate:
 
     name: str
     command: Callable[[Path, int], list[str]]
+
+
+class HungError(Exception):
+    """A VM of this launcher answers no more, or never ends. That happens to libkrun now and then,
+    whoever launched it.
+    """
+
+    def __init__(self, launcher: str, what: str) -> None:
+        super().__init__(f"{launcher}: {what}")
+        self.launcher = launcher
 
 
 class Bench:
@@ -102,14 +113,24 @@ def alternate(
     results: dict[str, list[Measured]] = {name: [] for name in measures}
     progress(f"{what}: first run")
     for measure in measures.values():
-        measure()
+        unhung(measure)
     order = list(measures)
     for number in range(runs):
         progress(f"{what}: run {number + 1} of {runs}")
         for name in order:
-            results[name].append(measures[name]())
+            results[name].append(unhung(measures[name]))
         order.reverse()
     return results
+
+
+def unhung(measure: Callable[[], Measured]) -> Measured:
+    """Measure again where a VM hung, and say so."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return measure()
+        except HungError as error:
+            progress(f"measured again: {error}")
+    return measure()
 
 
 def progress(text: str) -> None:

@@ -18,9 +18,11 @@ from pathlib import Path
 
 from tests.bench.candidates import (
     AT_ONCE,
+    ATTEMPTS,
     FIRST_PORT,
     Bench,
     Candidate,
+    HungError,
     alternate,
     bare_python,
     progress,
@@ -29,14 +31,14 @@ from tests.framework import guests
 
 GUEST_RAM_MIN_MIB = 16
 # Short and often: an emulated host is at times twice as fast as at others.
-CLIENTS, LOAD_SECONDS, LOAD_ATTEMPTS = 8, 3, 3
+CLIENTS, LOAD_SECONDS = 8, 3
 # proc_pid_smaps(5): inode, name, size and proportional set size of a mapping.
 MAPPING = (
     r"^[0-9a-f]+-[0-9a-f]+ .{4} \w+ \S+ (\d+) *(.*)\n"
     r"Size: +(\d+) kB(?:\n.*?)*?\nPss: +(\d+) kB"
 )
 # Ten side by side on an emulated host take their time.
-ANSWER_SECONDS, BOOT_SECONDS = 30, 180
+ANSWER_SECONDS, BOOT_SECONDS, STOP_SECONDS = 30, 180, 60
 RESOLUTION = 0.01  # of the time to the first answer
 Timed = dict[str, float]
 
@@ -45,6 +47,7 @@ class Running:
     """A VM with the web server in it. Leaving the context ends it."""
 
     def __init__(self, bench: Bench, candidate: Candidate, root: Path, port: int) -> None:
+        self.launcher = candidate.name
         self.port = port
         self.started = time.monotonic()
         self.process = subprocess.Popen(
@@ -56,10 +59,11 @@ class Running:
 
     def __enter__(self) -> Running:
         while not self._answers():
-            late = time.monotonic() > self.started + BOOT_SECONDS
-            if late or self.process.poll() is not None:
+            if self.process.poll() is not None:
+                raise AssertionError(f"{self.launcher} ended with {self.process.returncode}")
+            if time.monotonic() > self.started + BOOT_SECONDS:
                 self.end()
-                raise AssertionError(f"no answer from {self.url}")
+                raise HungError(self.launcher, "no first answer")
             time.sleep((time.monotonic() - self.started) * RESOLUTION)
         self.first_answer = time.monotonic() - self.started
         return self
@@ -113,7 +117,10 @@ def served(bench: Bench, runs: int) -> dict[str, dict[str, list[float]]]:
             stop = signal.SIGINT if candidate is bench.c_launcher else signal.SIGTERM
             asked = time.monotonic()
             running.process.send_signal(stop)
-            running.process.wait(60)
+            try:
+                running.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise HungError(candidate.name, "no end after a stop") from None
             return [running.first_answer, time.monotonic() - asked]
 
     launchers = {one.name: partial(serve, one) for one in bench.both}
@@ -137,9 +144,16 @@ def ended(bench: Bench, runs: int) -> dict[str, list[float]]:
 def end(bench: Bench, candidate: Candidate, port: int) -> float:
     started = time.monotonic()
     command = candidate.command(bench.brief, port)
-    subprocess.run(
-        command, env=bench.environment, check=True, stdin=subprocess.DEVNULL, timeout=BOOT_SECONDS
-    )
+    try:
+        subprocess.run(
+            command,
+            env=bench.environment,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            timeout=BOOT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise HungError(candidate.name, "no end") from None
     return time.monotonic() - started
 
 
@@ -176,15 +190,23 @@ def load(bench: Bench, runs: int) -> dict[str, list[Timed]]:
     show how much two runs of one launcher differ.
     """
     candidates = {**{one.name: one for one in bench.both}, "C again": bench.c_launcher}
-    with ExitStack() as stack:
-        running = {
-            name: stack.enter_context(
-                Running(bench, candidate, bench.go_server, FIRST_PORT + number)
-            )
-            for number, (name, candidate) in enumerate(candidates.items())
-        }
-        measures = {name: partial(_load, one) for name, one in running.items()}
-        return alternate("load", runs, measures)
+    running: dict[str, Running] = {}
+
+    def loaded(name: str) -> Timed:
+        if name not in running:
+            port = FIRST_PORT + list(candidates).index(name)
+            running[name] = Running(bench, candidates[name], bench.go_server, port).__enter__()
+        try:
+            return _load(running[name])
+        except HungError:
+            running.pop(name).end()
+            raise
+
+    try:
+        return alternate("load", runs, {name: partial(loaded, name) for name in candidates})
+    finally:
+        for one in running.values():
+            one.end()
 
 
 def _load(running: Running) -> Timed:
@@ -193,16 +215,17 @@ def _load(running: Running) -> Timed:
 
 def _requests(running: Running) -> Timed:
     command = [str(guests.HEY), "-z", f"{LOAD_SECONDS}s", "-c", str(CLIENTS), running.url]
-    # libkrun closes a connection now and then, whoever launched it: that run is done again.
-    for _ in range(LOAD_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        # libkrun closes a connection now and then, whoever launched it.
         if "Error distribution" not in text:
             break
+    else:
+        raise HungError(running.launcher, "requests fail")
 
     def number(pattern: str) -> float:
         found = re.search(pattern, text)
         assert found, text
-        assert "Error distribution" not in text, text
         return float(found[1])
 
     return {
@@ -214,8 +237,11 @@ def _requests(running: Running) -> Timed:
 
 def _mib_per_second(running: Running) -> float:
     began = time.monotonic()
-    with urllib.request.urlopen(f"{running.url}large", timeout=120) as answer:
-        size = len(answer.read())
+    try:
+        with urllib.request.urlopen(f"{running.url}large", timeout=ANSWER_SECONDS) as answer:
+            size = len(answer.read())
+    except OSError as error:
+        raise HungError(running.launcher, str(error)) from None
     return size / 2**20 / (time.monotonic() - began)
 
 
