@@ -70,6 +70,23 @@ def test_no_text_breaks_out_of_its_line(text: str) -> None:
     assert "\x1b" not in line
 
 
+@given(
+    text=st.text(max_size=100),
+    value=st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=100),
+)
+def test_what_is_written_as_json_is_read_as_the_same_values(
+    text: str, value: str | float | None
+) -> None:
+    line = written("info", lambda log: log.write("info", "event", text, field=value), "json")
+    found = json.loads(line)
+    assert (found["message"], found["field"]) == (text, value)
+    assert type(found["field"]) is type(value)
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_what_is_written_is_always_utf8(form: str) -> None:
     def write(log: Log) -> None:
