@@ -19,7 +19,7 @@ nox.options.error_on_missing_interpreters = True
 SOURCES = ("krunclient", "dist-scripts", "tests", "noxfile.py")
 # How the kernel shares ports is its own matter: the claim is tried on that of the hosts as well.
 VM_TESTS = (
-    *("tests/vm", "tests/supervisor/test_claims.py"),
+    *("tests/vm", "tests/unit/supervisor/test_claims.py"),
     "--durations-path=tests/vm/durations.json",
 )
 VM_SECONDS = 1500
@@ -29,9 +29,15 @@ BENCH_SECONDS = 3600
 BENCH_RESULTS = ARTEFACTS / "host-1/bench.json"
 
 
+# dist-scripts holds scripts, not a package.
+TOP = Path(__file__).parent.resolve()
+PYTHONPATH = {"PYTHONPATH": f"{TOP}:{TOP / 'dist-scripts'}"}
+
+
 def install(session: nox.Session, name: str) -> None:
     lock = f"dist-scripts/requirements/{name}.txt"
     session.install("--quiet", "--require-hashes", "--requirement", lock)
+    session.env.update(PYTHONPATH)
 
 
 @nox.session
@@ -40,6 +46,14 @@ def lint(session: nox.Session) -> None:
     install(session, "lint")
     session.run("ruff", "check", *SOURCES)
     session.run("ruff", "format", "--check", *SOURCES)
+
+
+@nox.session
+def fix(session: nox.Session) -> None:
+    """Mend style and form where ruff can."""
+    install(session, "lint")
+    session.run("ruff", "check", "--fix", *SOURCES)
+    session.run("ruff", "format", *SOURCES)
 
 
 @nox.session
@@ -92,7 +106,8 @@ def rootfs(session: nox.Session) -> None:
 def distribute(session: nox.Session) -> None:
     """Copy the root file system into the app directories named after --, or into all of them."""
     build_rootfs(session)
-    session.run(sys.executable, "dist-scripts/distribute.py", *session.posargs, external=True)
+    command = (sys.executable, "dist-scripts/distribute.py", *session.posargs)
+    session.run(*command, env=PYTHONPATH, external=True)
 
 
 @nox.session
@@ -100,8 +115,8 @@ def demo(session: nox.Session) -> None:
     """From nothing to an HTTP answer out of a real microVM."""
     install(session, "vm")
     prepare(session, build_executable, build_rootfs, build_guests)
-    session.run("python", "-m", "tests.framework.demo", "prepare")
-    on_a_host_with_kvm(session, "python", "-m", "tests.framework.demo", "run")
+    session.run("python", "-m", "tests.demo.demo", "prepare")
+    on_a_host_with_kvm(session, "python", "-m", "tests.demo.demo", "run")
 
 
 @nox.session
@@ -122,7 +137,7 @@ def soak(session: nox.Session) -> None:
     """Many launches, counted: -- --launches N --parallel P, and --recorder without VMs."""
     install(session, "vm")
     prepare(session, build_executable, build_rootfs, build_guests)
-    command = ("python", "-m", "tests.framework.soak")
+    command = ("python", "-m", "tests.soak.soak")
     if "--recorder" in session.posargs:
         session.run(*command, *session.posargs)
         return
@@ -142,7 +157,7 @@ def build_executable(session: nox.Session, *arguments: str) -> None:
 
 
 def build_rootfs(session: nox.Session) -> None:
-    session.run(sys.executable, "dist-scripts/rootfs.py", external=True)
+    session.run(sys.executable, "dist-scripts/rootfs.py", env=PYTHONPATH, external=True)
 
 
 def build_guests(session: nox.Session) -> None:

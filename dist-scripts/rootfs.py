@@ -11,13 +11,14 @@ from pathlib import Path
 
 import debian
 
+from krunclient.bindings.arch import X86_64
+
 TOP = Path(__file__).resolve().parent.parent
 SOURCE = TOP / "rootfs"
 TARGET = TOP / "build/rootfs"
 
-# Debian's directory for libraries of this architecture, and where programs look for the loader.
-LIBRARY_DIRECTORY = "lib/x86_64-linux-gnu"
-LOADER = "lib64/ld-linux-x86-64.so.2"
+LIBRARY_DIRECTORY = X86_64.library_directory
+LOADER = X86_64.loader
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"  # the first place where Go looks
 MAX_BYTES = 8 * 2**20
 

@@ -1,17 +1,23 @@
 """Boot one libkrun microVM for one application instance.
 
-The package is read in the order in which a launch runs it:
+A launch goes through these stages, and each hands frozen values to the next:
 
-    cli         argv and environment   -> Options
-    config      Options                -> Config     (validated values)
-    host        Config                 -> HostFacts  (read-only probes)
-    plan        Config and HostFacts   -> Plan       (pure data; what --plan prints)
-    supervisor  Plan                   -> the process that stays: it claims and forks
-    watch       the VMM child          -> an exit status, by way of readiness and stops
-    vmm         Plan                   -> the child, which confines itself by sandbox/
-    vm          Plan                   -> calls of libkrun, in the child
+    cli         argv and environment  -> Options    (options.py has a row for each)
+    config      Options               -> Config     (validated values)
+    host        Config                -> HostFacts  (read-only probes)
+    plan        Config and HostFacts  -> Plan       (pure data; what --plan prints)
+    supervisor  Plan                  -> the process that was exec'd: it claims, forks and watches
+    vmm         Plan                  -> the child, which confines itself and calls libkrun
 
-`__main__` runs the stages and is the only place that maps errors to exit statuses.
+What they stand on:
+
+    model, record, secret        values, without effects
+    errors, log, report          what is told: to people, to machines, by the child
+    sandbox                      the walls around the VMM, and the ties between the processes
+    bindings                     C functions and what differs between architectures
+
+`check` is --check, and `zipapp` the executable's first stage. `__main__` runs the stages and is
+the only place that maps errors to exit statuses.
 """
 
 __version__ = "0.1.0"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from krunclient import __version__, cli, config, host, plan, supervisor
+from krunclient import __version__, cli, config, options, plan
 from krunclient.bindings import libc as libc_binding
-from krunclient.errors import LaunchError, VmError, reason
+from krunclient.errors import LaunchError, VmError, unexpected
+from krunclient.host import facts
 from krunclient.log import Log, write_all
+from krunclient.supervisor import run as supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,69 +23,35 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
     """Do what the command line asks for and return the exit status."""
     log = Log("warning", "json" if cli.asks_for_json(argv, environ) else "text")
     try:
-        options = cli.parse(argv, environ)
-        if options.has("--help"):
+        given = cli.parse(argv, environ)
+        if given.has(options.HELP):
             return _print(cli.help_text())
-        if options.has("--version"):
+        if given.has(options.VERSION):
             return _print(f"krunclient {__version__}")
-        log = Log(config.log_level(options), config.log_format(options))
-        libc = libc_binding.load()
-        if options.has("--check"):
+        log = Log(given.value(options.LOG_LEVEL), given.value(options.LOG_FORMAT))
+        if given.has(options.CHECK):
             from krunclient import check
 
-            text, status = check.report(libc, config.for_check(libc, options))
+            text, status = check.run(given)
             _print(text)
             return status
-        settings = config.resolve(libc, options)
-        log = log.about(root=settings.root_path, port=settings.listen.port)
-        resolved = plan.make(settings, host.probe(libc, settings))
-        if options.has("--plan"):
-            from krunclient.bindings import libkrun
-
-            krun = libkrun.load(libc, resolved.libraries.libkrun, resolved.libraries.libkrunfw)
-            return _print(plan.as_json(resolved, krun.generation))
+        architecture = facts.find_architecture()
+        libc = libc_binding.load(architecture)
+        settings = config.resolve(libc, given)
+        log = log.about(root=settings.files.root_path, port=settings.policy.listen.port)
+        resolved = plan.make(settings, facts.probe(libc, architecture, settings))
+        if given.has(options.PLAN):
+            return _print(plan.as_json(resolved))
         return supervisor.run(resolved, libc, log)
     except LaunchError as error:
         log.failure(error)
         return error.status
     except KeyboardInterrupt:
         return 128 + 2
-    except OSError as error:
-        # A limit of this process or of the host: no memory, no descriptors, no processes.
-        log.failure(
-            VmError(
-                "the VM could not be created",
-                _call(error),
-                reason(error),
-                "see which limit has been reached, by ulimit -a and the kernel's log",
-            )
-        )
-        return VmError.status
     except Exception as error:
-        # The message of an unexpected error could quote a value: its type alone is told.
-        log.failure(
-            VmError(
-                "krunclient failed",
-                type(error).__name__,
-                f"an unexpected error at {_place(error)}",
-                "this is a fault of krunclient: please report it",
-            )
-        )
-        return VmError.status
-
-
-def _call(error: OSError) -> str:
-    """The function that failed, which the bindings put before its errno's text."""
-    name, colon, _ = (error.strerror or "").partition(": ")
-    return name if colon else _place(error)
-
-
-def _place(error: BaseException) -> str:
-    """Where in krunclient it was raised."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else "an unknown place"
+        failure = unexpected(error)
+        log.failure(failure)
+        return failure.status
 
 
 def _print(text: str) -> int:

@@ -1,113 +1,204 @@
-"""--check: what this host offers for a VM, a line each, with what to do where it lacks."""
+"""--check: what this host offers for a VM, a line each, with what to do where it lacks.
+
+It plays both processes: a child goes through what the VMM does to itself, by the same functions,
+and this process supervises it as a launch would.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import select
 
-from krunclient import host, libraries
-from krunclient import report as reports
-from krunclient.bindings import libkrun
-from krunclient.errors import HostError, LaunchError
+from krunclient import config, plan, report
+from krunclient.bindings import libc as libc_binding
+from krunclient.bindings.libc import AF_INET, SIGKILL, SOCK_CLOEXEC, SOCK_STREAM
+from krunclient.errors import SEE_LIMITS, HostError, VmError, unexpected
+from krunclient.host import facts, kvm, libraries
 from krunclient.log import one_line
-from krunclient.sandbox import landlock, lifeline, mounts, privileges, seccomp
-from krunclient.sandbox.mounts import Files
+from krunclient.model import INIT_FILE, Endpoint
+from krunclient.report import Report
+from krunclient.sandbox import confinement, privileges, process
+from krunclient.sandbox.confine import Supervisor, confine
+from krunclient.secret import Secret
+from krunclient.supervisor.claims import PortClaim
+from krunclient.supervisor.sockets import SocketSupervisor
+from krunclient.supervisor.watch import supervision_error
+from krunclient.vmm import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
+    from krunclient.cli import Options
     from krunclient.config import Config
+    from krunclient.model import LibraryPair
+
+    Row = tuple[str, Callable[[], str]]
+
+# An address that no policy allows (TEST-NET-1 of RFC 5737): the call never reaches the network.
+REFUSED = Endpoint(packed=bytes((192, 0, 2, 1)), port=1)
 
 
-SAMPLE_ROOT = "/usr"  # a directory that every host has
-REMEDY = "see what the kernel's log says"
+def run(options: Options) -> tuple[str, int]:
+    """The lines of the report, and the status: 0 when a VM can start, 69 when not.
 
-
-def report(libc: Libc, config: Config) -> tuple[str, int]:
-    """The lines of the report, and the status: 0 when a VM can start, 69 when not."""
-    checks: tuple[tuple[str, Callable[[], str]], ...] = (
-        ("architecture", host.find_machine),
-        ("kernel", lambda: os.uname().release),
-        ("KVM", _kvm),
-        ("libkrun", lambda: _libkrun(libc, config)),
-        ("libkrunfw", lambda: _libkrunfw(config)),
-        ("sandbox", lambda: _sandbox(libc)),
-        ("Landlock", lambda: _landlock(libc)),
-    )
-    lines = []
-    status = 0
-    for name, check in checks:
+    Raises UsageError for options that can't be used.
+    """
+    rows: tuple[Row, ...] = (("architecture", lambda: facts.find_architecture().machine),)
+    try:
+        architecture = facts.find_architecture()
+    except HostError:
+        pass  # without one, nothing else can be asked
+    else:
+        libc = libc_binding.load(architecture)
+        rows += Check(libc, architecture, config.for_check(libc, options)).rows()
+    lines, status = [], 0
+    for name, check in rows:
         try:
             lines.append(f"ok       {name}: {check()}")
-        except LaunchError as error:
+        except Exception as exception:
+            error = unexpected(exception)
             lines.append(f"missing  {name}: {error.thing}: {error.why}; {error.remedy}")
             status = HostError.status
     lines.append("a VM can start" if status == 0 else "no VM can start")
     return "\n".join(one_line(line) for line in lines), status
 
 
-def _kvm() -> str:
-    host.check_kvm()
-    return f"{host.KVM}, API version {host.KVM_API_VERSION}"
+class Check:
+    """Each check tells what is there, or raises LaunchError or OSError."""
 
+    def __init__(self, libc: Libc, architecture: Architecture, config: Config) -> None:
+        self._libc = libc
+        self._architecture = architecture
+        self._config = config
 
-def _sandbox(libc: Libc) -> str:
-    """Put the walls around a child, for real, and tell which one could not be had."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    supervisor = os.getpid()
-    child = os.fork()
-    if child == 0:
+    def rows(self) -> tuple[Row, ...]:
+        return (
+            ("kernel", lambda: os.uname().release),
+            ("KVM", self._kvm),
+            ("libkrun", self._libkrun),
+            ("libkrunfw", self._libkrunfw),
+            ("sandbox", self._sandbox),
+            ("Landlock", self._landlock),
+        )
+
+    def _kvm(self) -> str:
+        self._in_child(lambda _supervisor: kvm.check())
+        return f"{kvm.KVM}, API version {kvm.KVM_API_VERSION}"
+
+    def _libkrun(self) -> str:
+        pair = self._pair()
+        start.load(self._libc, pair)
+        return f"{pair.libkrun} ({pair.origin}), API {pair.features.generation}"
+
+    def _libkrunfw(self) -> str:
+        pair = self._pair()
+        with open(pair.libkrunfw, "rb") as file:
+            found = re.search(rb"Linux version (\S+)", file.read())
+        kernel = found[1].decode("utf-8", "replace") if found else "of an unknown version"
+        return f"{pair.libkrunfw} ({pair.origin}), Linux {kernel}"
+
+    def _pair(self) -> LibraryPair:
+        return libraries.find(self._config.libkrun, self._config.libkrunfw, self._architecture)
+
+    def _sandbox(self) -> str:
+        """Put the walls around a child, for real, and tell which one could not be had."""
+        if not self._config.sandbox:
+            plan.check_that_root_stays_whole(self._config, self._pair())
+            return "off"
+        walls = ["mount namespace", "overlayfs", "seccomp notifications"]
+        if not self._in_child(self._confine):
+            what, why = "the sandbox can't be made", "it ended before it was set up"
+            raise VmError(what, "a child behind its walls", why, SEE_LIMITS)
+        needs_user_namespace = facts.vmm_uid(self._config) != 0
+        return ", ".join(["user namespace", *walls] if needs_user_namespace else walls)
+
+    def _landlock(self) -> str:
+        """No Landlock is no failure: it is the second wall."""
+        abi = libc_binding.landlock_abi(self._libc)
+        return f"ABI {abi}" if abi else "this kernel has none; the sandbox stands without it"
+
+    def _confine(self, supervisor: Supervisor) -> None:
+        """What the VMM does, and one call that the supervisor must refuse."""
+        # Whether there is a KVM is another check's question.
+        device = kvm.KVM if os.path.exists(kvm.KVM) else os.devnull
+        walls = confinement.make(
+            self._config.guest,
+            self._config.files,
+            user=self._config.user,
+            vmm_uid=facts.vmm_uid(self._config),
+            landlock_abi=libc_binding.landlock_abi(self._libc),
+            init_file=INIT_FILE,
+            kvm_device=device,
+        )
+        confine(walls, self._libc, self._architecture, supervisor, Secret(""))
+        socket = self._libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)
+        address = REFUSED.sockaddr(AF_INET)
         try:
-            _confine(libc, supervisor)
-        except LaunchError as error:
-            reports.send(writer, error)
-        except BaseException as error:
-            fields = ("the sandbox can't be made", type(error).__name__, str(error), REMEDY)
-            reports.send(writer, HostError(*fields))
+            self._libc.connect(socket, address, len(address))
+        except PermissionError:
+            return
+        why, remedy = "a call that it must refuse went through", "please report it"
+        raise VmError("the sandbox can't be made", "supervision of sockets", why, remedy)
+
+    def _in_child(self, action: Callable[[Supervisor], None]) -> bool:
+        """Do something as the user that the VMM runs as, supervised as the VMM is.
+
+        Returns whether it asked for supervision. Raises the error that it ended with.
+        """
+        report_reader, report_writer = os.pipe2(os.O_CLOEXEC)
+        go_reader, go_writer = os.pipe2(os.O_CLOEXEC)
+        parent = os.getpid()
+        child = os.fork()
+        if child == 0:
+            try:
+                process.die_with(self._libc, parent)
+                if self._config.user is not None:
+                    privileges.become(self._config.user)
+                    process.die_with(self._libc, parent)
+                action(Supervisor(process=parent, report=report_writer, go=go_reader))
+            except BaseException as error:
+                report.send_error(report_writer, unexpected(error))
+            finally:
+                os._exit(0)
+        os.close(report_writer)
+        os.close(go_reader)
+        told, is_supervised = Report(), False
+        try:
+            while data := os.read(report_reader, report.MAX_BYTES):
+                told.feed(data)
+                listener = told.take_listener()
+                if listener is not None:
+                    is_supervised = True
+                    self._answer_one_call(child, listener, go_writer)
         finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        failure = pipe.read()
-    os.waitpid(child, 0)
-    if failure:
-        raise reports.read(failure, SAMPLE_ROOT)
-    walls = ["mount namespace", "overlayfs", "seccomp notifications"]
-    return ", ".join(["user namespace", *walls] if os.geteuid() else walls)
+            os.kill(child, SIGKILL)
+            os.waitpid(child, 0)
+            os.close(report_reader)
+            os.close(go_writer)
+        failure = told.error("a child behind its walls")
+        if failure is not None:
+            raise failure
+        return is_supervised
 
-
-def _confine(libc: Libc, supervisor: int) -> None:
-    files = Files(root_path=SAMPLE_ROOT, overlay=None, overlay_size_mib=1, volumes=())
-    # Whether there is a KVM is another check's question.
-    steps = tuple(
-        step.replace(device=os.devnull) if isinstance(step, mounts.BindDevice) else step
-        for step in mounts.operations(files, user_namespace=os.geteuid() != 0, config_file=None)
-    )
-    privileges.enter_namespaces(libc)
-    mounts.perform(libc, steps, mounts.open_sources(steps), b"")
-    privileges.drop_capabilities(libc, set_id_bits=False)
-    machine = os.uname().machine
-    lifeline.start(libc, machine, supervisor)
-    seccomp.install(libc, seccomp.assemble(machine, os.getpid(), set_id_bits=False))
-
-
-def _landlock(libc: Libc) -> str:
-    """No Landlock is no failure: it is the second wall."""
-    abi = landlock.version(libc)
-    return f"ABI {abi}" if abi else "this kernel has none; the sandbox stands without it"
-
-
-def _libkrun(libc: Libc, config: Config) -> str:
-    pair = libraries.find(config.libkrun, config.libkrunfw, host.find_machine())
-    krun = libkrun.load(libc, pair.libkrun, pair.libkrunfw)
-    return f"{pair.libkrun} ({pair.origin}), API {krun.generation}"
-
-
-def _libkrunfw(config: Config) -> str:
-    pair = libraries.find(config.libkrun, config.libkrunfw, host.find_machine())
-    with open(pair.libkrunfw, "rb") as file:
-        found = re.search(rb"Linux version (\S+)", file.read())
-    kernel = found[1].decode("utf-8", "replace") if found else "of an unknown version"
-    return f"{pair.libkrunfw} ({pair.origin}), Linux {kernel}"
+    def _answer_one_call(self, child: int, listener: int, go: int) -> None:
+        """The supervisor's half. Raises LaunchError."""
+        pidfd = os.pidfd_open(child)
+        nothing_claimed = PortClaim(self._libc, -1, ())
+        try:
+            sockets = SocketSupervisor(
+                *(self._libc, self._architecture, self._config.policy, nothing_claimed),
+                *(child, pidfd, listener),
+            )
+        except OSError as error:
+            raise supervision_error(error) from None
+        os.write(go, b"\n")
+        # The child's one call, or its end.
+        poll = select.poll()
+        for descriptor in (sockets.listener, pidfd):
+            poll.register(descriptor, select.POLLIN)
+        poll.poll()
+        sockets.answer()

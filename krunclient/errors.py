@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit status that says so.
+"""What can go wrong, the exit status that says so, and which error a failed call is.
 
     LaunchError
     ├── UsageError              64  arguments, options, environment values
@@ -13,7 +13,13 @@ The numbers are those of sysexits.h.
 
 from __future__ import annotations
 
+import errno
 import os
+
+# Errnos of what runs out: of processes and threads, descriptors, memory.
+LIMITS = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+SEE_LIMITS = "see which limit has been reached, by ulimit -a and the kernel's log"
+SEE_CHECK = "see what this host lacks by krunclient --check"
 
 
 class LaunchError(Exception):
@@ -65,7 +71,57 @@ class PermissionDeniedError(LaunchError):
     status = 77
 
 
-ERRORS_BY_STATUS = {
-    error.status: error
-    for error in (UsageError, RootError, HostError, VmError, BusyError, PermissionDeniedError)
-}
+def by_name() -> dict[str, type[LaunchError]]:
+    """Every kind of LaunchError by the name of its class."""
+    kinds = [LaunchError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    return {kind.__name__: kind for kind in kinds}
+
+
+def failed_call(what: str, thing: str, error: OSError, remedy: str) -> LaunchError:
+    """The error for a call to the kernel that failed: 70 where a limit has been reached, whatever
+    call it was; else 69, this host lacks something, and `remedy` says what to do.
+    """
+    if error.errno in LIMITS:
+        return VmError(what, thing, reason(error), SEE_LIMITS)
+    return HostError(what, thing, reason(error), remedy)
+
+
+def unexpected(error: BaseException) -> LaunchError:
+    """The error for an exception that nobody expected, the same in each process."""
+    if isinstance(error, LaunchError):
+        return error
+    if isinstance(error, MemoryError):
+        error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)).with_traceback(error.__traceback__)
+    if isinstance(error, OSError):
+        return failed_call("the VM could not be created", _call(error), error, SEE_CHECK)
+    # Its message could quote a value: its type alone is told.
+    return VmError(
+        "krunclient failed",
+        type(error).__name__,
+        f"an unexpected error at {_place(error)}",
+        "this is a fault of krunclient: please report it",
+    )
+
+
+def _call(error: OSError) -> str:
+    """The function that failed, which the bindings put before its errno's text; else the file that
+    it was about, or the place.
+    """
+    name, colon, _ = (error.strerror or "").partition(": ")
+    if colon:
+        return name
+    return os.fsdecode(error.filename) if error.filename else _place(error)
+
+
+def _place(error: BaseException) -> str:
+    """Where in krunclient it was raised: the last of its lines that led there."""
+    place = "an unknown place"
+    trace = error.__traceback__
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        if module.startswith("krunclient"):
+            place = f"{module}.{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place

@@ -10,6 +10,8 @@ import os
 import select
 import time
 
+from krunclient.record import Record
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +23,56 @@ FORMATS = ("text", "json")
 MAX_SHORT_CHARACTERS = 300  # of up to 12 bytes each in JSON
 MAX_LINE_BYTES = 4096  # PIPE_BUF, which a pipe that can be written to has room for, pipe(7)
 PATIENCE_MILLISECONDS = 1000  # how long a reader may let us wait; then lines are lost
+
+
+class Event(Record):
+    """One row of the table: the name for machines, the same in every version, and its fields."""
+
+    name: str
+    level: str
+    when: str
+    fields: tuple[str, ...] = ()
+
+
+START = Event(
+    name="start",
+    level="info",
+    when="before anything is done",
+    fields=("libkrun", "vcpus", "memory_mib"),
+)
+VMM_STARTED = Event(
+    name="vmm-started", level="info", when="the VMM's process is there", fields=("vmm_pid",)
+)
+CONFINED = Event(name="confined", level="debug", when="the VMM is behind its walls")
+READY = Event(
+    name="ready", level="info", when="the port accepts connections", fields=("milliseconds",)
+)
+STOPPING = Event(name="stopping", level="info", when="the app is asked to stop", fields=("signal",))
+FORCED = Event(name="forced", level="info", when="the VM is ended by force", fields=("signal",))
+ENDED = Event(
+    name="ended",
+    level="info",
+    when="the end of the VM",
+    fields=(
+        *("how", "app_status", "stopped_by", "forced"),
+        *("seconds", "processor_seconds", "peak_memory_mib"),
+    ),
+)
+LIBKRUN = Event(name="libkrun", level="warning", when="libkrun logged an error")
+NOTIFY = Event(name="notify", level="warning", when="a service manager could not be told")
+FAILED = Event(
+    name="failed",
+    level="error",
+    when="krunclient failed",
+    fields=("what", "thing", "why", "remedy", "status"),
+)
+CONSOLE = Event(
+    name="console", level="info", when="with `--console`: a line of the guest's or of libkrun's"
+)
+EVENTS = (
+    *(START, VMM_STARTED, CONFINED, READY, STOPPING, FORCED, ENDED),
+    *(LIBKRUN, NOTIFY, FAILED, CONSOLE),
+)
 
 
 class Log:
@@ -46,27 +98,26 @@ class Log:
     def failure(self, error: LaunchError) -> None:
         what, thing, why, remedy = error.args
         fields = {"what": what, "thing": thing, "why": why, "remedy": remedy}
-        self.write("error", "failed", str(error), **fields, status=error.status)
+        self.write(FAILED, str(error), **fields, status=error.status)
 
-    def writes(self, level: str) -> bool:
-        """Whether messages of this level are written."""
-        return LEVELS.index(level) <= LEVELS.index(self._level)
+    def writes(self, event: Event) -> bool:
+        """Whether messages of this event's level are written."""
+        return LEVELS.index(event.level) <= LEVELS.index(self._level)
 
-    def write(self, level: str, event: str, text: str, **fields: str | float | None) -> None:
-        """One message. `event` is its name for machines, the same in every version."""
-        if not self.writes(level):
-            return
-        line = f"krunclient: {level}: {one_line(text)}"
-        self._put(line if self._form == "text" else self._json(level, event, text, fields))
+    def write(self, event: Event, text: str, **fields: str | float | None) -> None:
+        """One message. Raises TypeError for fields that are not those of the event's row."""
+        if tuple(fields) != event.fields:
+            raise TypeError(f"the event {event.name} has the fields {event.fields}")
+        if self.writes(event):
+            line = f"krunclient: {event.level}: {one_line(text)}"
+            self._put(line if self._form == "text" else self._json(event, text, fields))
 
-    def pass_on(self, event: str, line: str) -> None:
+    def pass_on(self, event: Event, line: str) -> None:
         """A line of somebody else's that the user asked for, at whatever level."""
-        self._put(line if self._form == "text" else self._json("info", event, line, {}))
+        self._put(line if self._form == "text" else self._json(event, line, {}))
 
-    def _json(
-        self, level: str, event: str, text: str, fields: Mapping[str, str | float | None]
-    ) -> str:
-        head = {"time": timestamp(), "level": level, "event": event}
+    def _json(self, event: Event, text: str, fields: Mapping[str, str | float | None]) -> str:
+        head = {"time": timestamp(), "level": event.level, "event": event.name}
         line = _json_object({**head, **self._context, **fields, "message": text})
         if len(line) >= MAX_LINE_BYTES:
             short = {name: value for name, value in fields.items() if not isinstance(value, str)}

@@ -2,101 +2,108 @@
 
 from __future__ import annotations
 
+from krunclient.errors import HostError
+from krunclient.model import INIT_FILE
 from krunclient.record import Record
-from krunclient.sandbox.policy import Policy
+from krunclient.sandbox import confinement
 from krunclient.secret import Secret
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from krunclient.address import Endpoint
     from krunclient.config import Config
-    from krunclient.host import HostFacts
-    from krunclient.libraries import LibraryPair
-    from krunclient.sandbox.mounts import Files
-    from krunclient.sandbox.privileges import User
+    from krunclient.host.facts import HostFacts
+    from krunclient.model import Endpoint, LibraryPair
+    from krunclient.sandbox.confinement import Confinement
 
 
 class Plan(Record):
-    """One VM. `egress_cidrs` is what libkrun's own egress policy, where it has one, allows.
+    """One VM. `confinement` is None with `--sandbox off`.
 
-    `host_port` is what libkrun is told; with the sandbox it is the guest's own port, which the
-    supervisor turns into `policy.listen`.
+    `host_port` is what libkrun is told to map. With the sandbox it is the guest's own port, which
+    the supervisor turns into the policy's; so a bind of the VMM's to that number is the guest's
+    own listener and no other. `egress_cidrs` is what libkrun's own policy, if it has one, allows.
     """
 
-    machine: str
-    files: Files
-    libraries: LibraryPair
-    vcpus: int
-    memory_mib: int
-    exec_path: str
-    app_arguments: tuple[str, ...]
-    variables: tuple[tuple[str, Secret], ...]
+    config: Config
+    facts: HostFacts
+    confinement: Confinement | None
     host_port: int
-    guest_port: int
-    policy: Policy
     egress_cidrs: tuple[str, ...]
-    user: User | None
-    sandbox: bool
-    console: bool
-    grace_period: float
-    ready_timeout: float | None
-    die_with_parent: bool
-    notify_socket: str
-
-    @property
-    def root_path(self) -> str:
-        return self.files.root_path
 
 
 def make(config: Config, facts: HostFacts) -> Plan:
+    """Raises HostError where this libkrun can't keep a promise that nothing else keeps."""
+    check_that_root_stays_whole(config, facts.libraries)
+    policy = config.policy
     return Plan(
-        machine=facts.machine,
-        files=config.files,
-        libraries=facts.libraries,
-        vcpus=config.cpus,
-        memory_mib=config.memory_mib,
-        exec_path=config.exec_path,
-        app_arguments=config.app_arguments,
-        variables=config.variables,
-        host_port=config.guest_port if config.sandbox else config.listen.port,
-        guest_port=config.guest_port,
-        policy=Policy(guest_port=config.guest_port, listen=config.listen, allow=config.allow),
-        egress_cidrs=tuple(dict.fromkeys(_cidr(endpoint) for endpoint in config.allow)),
+        config=config,
+        facts=facts,
+        confinement=_confinement(config, facts) if config.sandbox else None,
+        host_port=policy.guest_port if config.sandbox else policy.listen.port,
+        egress_cidrs=tuple(dict.fromkeys(_cidr(endpoint) for endpoint in policy.allow)),
+    )
+
+
+def check_that_root_stays_whole(config: Config, pair: LibraryPair) -> None:
+    """Without a sandbox the guest's root is ROOT_PATH, and only libkrun can keep it whole."""
+    if not config.sandbox and not pair.features.krun_fs_add_overlay_file:
+        raise HostError(
+            "the guest can't be run without a sandbox",
+            pair.libkrun,
+            "it has no function krun_fs_add_overlay_file",
+            "use --sandbox strict, or libkrun 1.19 or later",
+        )
+
+
+def _confinement(config: Config, facts: HostFacts) -> Confinement:
+    in_memory = facts.libraries.features.krun_fs_add_overlay_file
+    return confinement.make(
+        config.guest,
+        config.files,
         user=config.user,
-        sandbox=config.sandbox,
-        console=config.console,
-        grace_period=config.grace_period,
-        ready_timeout=config.ready_timeout,
-        die_with_parent=config.die_with_parent,
-        notify_socket=config.notify_socket,
+        vmm_uid=facts.vmm_uid,
+        landlock_abi=facts.landlock_abi,
+        init_file=None if in_memory else INIT_FILE,
     )
 
 
 def _cidr(endpoint: Endpoint) -> str:
-    address = endpoint.text().rpartition(":")[0].strip("[]")
-    return f"{address}/{8 * len(endpoint.packed)}"
+    return f"{endpoint.host()}/{8 * len(endpoint.packed)}"
 
 
-def as_json(plan: Plan, generation: str) -> str:
-    """The plan as one JSON object, each secret as `***`. `generation` is that of libkrun's API."""
-    # A launch does not print its plan and need not pay for these imports.
+def as_json(plan: Plan) -> str:
+    """The plan as one JSON object, each secret as `***`."""
+    # A launch does not print its plan and need not pay for this import.
     import json
 
-    from krunclient.sandbox import mounts
-
-    document = {"root_path": plan.root_path, **plan.as_dict()}
-    document["libraries"] = {**plan.libraries.as_dict(), "api": generation}
-    document["variables"] = dict(plan.variables)
-    document["policy"] = {
-        "listen": plan.policy.listen.text(),
-        "allow": [endpoint.text() for endpoint in plan.policy.allow],
+    config, pair = plan.config, plan.facts.libraries
+    document = {
+        "root_path": config.files.root_path,
+        "machine": plan.facts.architecture.machine,
+        "libraries": {**pair.as_dict(), "api": pair.features.generation},
+        **config.guest.as_dict(),
+        "variables": dict(config.guest.variables),
+        "files": config.files,
+        "guest_port": config.policy.guest_port,
+        "host_port": plan.host_port,
+        "policy": {
+            "listen": config.policy.listen.text(),
+            "allow": [endpoint.text() for endpoint in config.policy.allow],
+        },
+        "egress_cidrs": plan.egress_cidrs,
+        "user": config.user,
+        "sandbox": config.sandbox,
+        "confinement": plan.confinement and _described(plan.confinement),
+        "console": config.console,
+        **config.life.as_dict(),
     }
-    if plan.sandbox:
-        steps = mounts.operations(plan.files, user_namespace=True, config_file=None)
-        document["mounts"] = [step.describe() for step in steps]
     return json.dumps(document, indent=2, default=_plain)
+
+
+def _described(value: Confinement) -> dict[str, Any]:
+    return {**value.as_dict(), "mounts": [step.describe() for step in value.mounts]}
 
 
 def _plain(value: Any) -> Any:

@@ -28,7 +28,7 @@ class Record:
     """
 
     def __init__(self, **values: Any) -> None:
-        fields = self._fields()
+        fields = self.field_names()
         for name in values:
             if name not in fields:
                 raise TypeError(f"{type(self).__name__} has no field {name!r}")
@@ -38,7 +38,8 @@ class Record:
         self.__dict__.update(values)
 
     @classmethod
-    def _fields(cls) -> tuple[str, ...]:
+    def field_names(cls) -> tuple[str, ...]:
+        """The names of the fields, those of base classes first."""
         return tuple(
             name
             for owner in reversed(cls.__mro__)
@@ -53,7 +54,7 @@ class Record:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, in the order of their annotations."""
-        return {name: getattr(self, name) for name in self._fields()}
+        return {name: getattr(self, name) for name in self.field_names()}
 
     def replace(self: Self, **changes: Any) -> Self:
         """The same value with some fields changed."""

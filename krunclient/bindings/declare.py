@@ -37,7 +37,7 @@ class Declaration(Record):
     result: Result
     argtypes: tuple[Any, ...]
     optional: bool
-    numbers: Mapping[str, int] | None
+    syscall: bool
 
 
 class MissingSymbolError(Exception):
@@ -48,17 +48,17 @@ def function(
     result: Result,
     *argtypes: Any,
     optional: bool = False,
-    numbers: Mapping[str, int] | None = None,
+    syscall: bool = False,
 ) -> Callable[[Method], Method]:
     """Declare the C function that has the method's name.
 
-    An `optional` one may be missing from the library: `Library.has` tells. One with `numbers` is
-    a system call that the C library has no function for; the numbers are by architecture.
+    An `optional` one may be missing from the library: `Library.has` tells. A `syscall` is a system
+    call that the C library has no function for: it is made by number, through syscall(2).
     """
 
     def declare(method: Method) -> Method:
         method.__dict__["declaration"] = Declaration(
-            result=result, argtypes=argtypes, optional=optional, numbers=numbers
+            result=result, argtypes=argtypes, optional=optional, syscall=syscall
         )
         return method
 
@@ -66,36 +66,50 @@ def function(
 
 
 class Library:
-    """A loaded C library. Raises MissingSymbolError where a function that is not optional lacks."""
+    """A loaded C library. `syscalls` has the numbers of this architecture's system calls.
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._present: set[str] = set()
+    Raises MissingSymbolError where a function that is not optional lacks.
+    """
+
+    def __init__(
+        self, library: ctypes.CDLL, syscalls: Mapping[str, int | None] | None = None
+    ) -> None:
+        self._present: dict[str, bool] = {}
         for name, method in vars(type(self)).items():
             declaration = getattr(method, "declaration", None)
-            if declaration is None:
-                continue
-            numbers = declaration.numbers
-            try:
-                # CDLL[name] makes a function object of our own each time: no types are shared.
-                symbol = library["syscall" if numbers else name]
-            except AttributeError:
-                if declaration.optional:
-                    continue
-                raise MissingSymbolError(name) from None
-            leading = (c_long,) if numbers else ()
-            symbol.argtypes = (*leading, *declaration.argtypes)
-            symbol.restype = declaration.result.restype
-            symbol.errcheck = _named(name, declaration.result.check)
-            setattr(self, name, _numbered(symbol, numbers) if numbers else symbol)
-            self._present.add(name)
+            if declaration is not None:
+                self._present[name] = self._bind(library, name, declaration, syscalls or {})
+
+    def _bind(
+        self,
+        library: ctypes.CDLL,
+        name: str,
+        declaration: Declaration,
+        syscalls: Mapping[str, int | None],
+    ) -> bool:
+        """Replace the method of this name by the C function. Returns whether there is one."""
+        try:
+            # CDLL[name] makes a function object of our own each time: no types are shared.
+            symbol = library["syscall" if declaration.syscall else name]
+        except AttributeError:
+            if declaration.optional:
+                return False
+            raise MissingSymbolError(name) from None
+        leading = (c_long,) if declaration.syscall else ()
+        symbol.argtypes = (*leading, *declaration.argtypes)
+        symbol.restype = declaration.result.restype
+        symbol.errcheck = _named(name, declaration.result.check)
+        setattr(self, name, _numbered(symbol, syscalls[name]) if declaration.syscall else symbol)
+        return True
 
     def has(self, name: str) -> bool:
-        """Whether the library has this function, declared here."""
-        return name in self._present
+        """Whether the library has this function. Raises KeyError for one that is not declared:
+        a misspelt name must not pass for a function that lacks.
+        """
+        return self._present[name]
 
 
-def _numbered(syscall: Any, numbers: Mapping[str, int]) -> Callable[..., int]:
-    number = numbers[os.uname().machine]
+def _numbered(syscall: Any, number: int | None) -> Callable[..., int]:
     return lambda *arguments: syscall(number, *arguments)
 
 

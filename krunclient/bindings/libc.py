@@ -28,6 +28,10 @@ from krunclient.bindings.declare import (
     function,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from krunclient.bindings.arch import Architecture
+
 OPENAT2_TRIES = 100
 
 # <linux/openat2.h>
@@ -62,17 +66,17 @@ MNT_DETACH = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 
+# <linux/landlock.h>
+LANDLOCK_CREATE_RULESET_VERSION = 1
+
 # <sys/resource.h>
-RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE, RLIMIT_MEMLOCK = 2, 4, 6, 7, 8
-RLIMIT_AS, RLIMIT_MSGQUEUE = 9, 12
+RLIMITS = {
+    "RLIMIT_DATA": 2, "RLIMIT_CORE": 4, "RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7,
+    "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_MSGQUEUE": 12,
+}  # fmt: skip
 
 SFD_NONBLOCK_CLOEXEC = 0o2004000
 SIGNALFD_RECORD_BYTES = 128  # sizeof(struct signalfd_siginfo); ssi_signo comes first
-
-
-def every(number: int) -> dict[str, int]:
-    """The number of a system call that is the same on every architecture."""
-    return {"x86_64": number, "aarch64": number}
 
 
 class OpenHow(Structure):
@@ -232,50 +236,48 @@ class Libc(Library):
     def ioctl(self, descriptor: int, request: int, argument: object, /) -> int:
         """ioctl(2), for requests that take a pointer."""
 
-    @function(ERRNO, c_int, c_char_p, POINTER(OpenHow), c_size_t, numbers=every(437))
+    @function(ERRNO, c_int, c_char_p, POINTER(OpenHow), c_size_t, syscall=True)
     def openat2(self, directory: int, path: bytes, how: OpenHow, size: int, /) -> int:
         """openat2(2), Linux 5.6."""
 
-    @function(
-        ERRNO, c_int, c_char_p, c_uint32, POINTER(MountAttributes), c_size_t, numbers=every(442)
-    )
+    @function(ERRNO, c_int, c_char_p, c_uint32, POINTER(MountAttributes), c_size_t, syscall=True)
     def mount_setattr(
         self, directory: int, path: bytes, flags: int, attributes: MountAttributes, size: int, /
     ) -> int:
         """mount_setattr(2), Linux 5.12."""
 
-    @function(ERRNO, c_uint32, c_uint32, c_uint32, numbers=every(436))
+    @function(ERRNO, c_uint32, c_uint32, c_uint32, syscall=True)
     def close_range(self, first: int, last: int, flags: int, /) -> int:
         """close_range(2), Linux 5.9."""
 
-    @function(ERRNO, c_int, c_int, c_uint32, numbers=every(438))
+    @function(ERRNO, c_int, c_int, c_uint32, syscall=True)
     def pidfd_getfd(self, process: int, descriptor: int, flags: int, /) -> int:
         """pidfd_getfd(2), Linux 5.6."""
 
-    @function(ERRNO, c_char_p, c_char_p, numbers={"x86_64": 155, "aarch64": 41})
+    @function(ERRNO, c_char_p, c_char_p, syscall=True)
     def pivot_root(self, new_root: bytes, put_old: bytes, /) -> int:
         """pivot_root(2)."""
 
-    @function(ERRNO, c_uint32, c_uint32, c_void_p, numbers={"x86_64": 317, "aarch64": 277})
+    @function(ERRNO, c_uint32, c_uint32, c_void_p, syscall=True)
     def seccomp(self, operation: int, flags: int, arguments: object, /) -> int:
         """seccomp(2)."""
 
-    @function(ERRNO, c_void_p, c_size_t, c_uint32, numbers=every(444))
+    @function(ERRNO, c_void_p, c_size_t, c_uint32, syscall=True)
     def landlock_create_ruleset(self, attributes: object, size: int, flags: int, /) -> int:
         """landlock_create_ruleset(2), Linux 5.13."""
 
-    @function(ERRNO, c_int, c_int, c_void_p, c_uint32, numbers=every(445))
+    @function(ERRNO, c_int, c_int, c_void_p, c_uint32, syscall=True)
     def landlock_add_rule(self, ruleset: int, kind: int, attributes: object, flags: int, /) -> int:
         """landlock_add_rule(2), Linux 5.13."""
 
-    @function(ERRNO, c_int, c_uint32, numbers=every(446))
+    @function(ERRNO, c_int, c_uint32, syscall=True)
     def landlock_restrict_self(self, ruleset: int, flags: int, /) -> int:
         """landlock_restrict_self(2), Linux 5.13."""
 
 
-def load() -> Libc:
+def load(architecture: Architecture) -> Libc:
     """The C library that Python itself runs on."""
-    return Libc(ctypes.CDLL(None, use_errno=True))
+    return Libc(ctypes.CDLL(None, use_errno=True), architecture.syscalls)
 
 
 def openat2(libc: Libc, directory: int, path: bytes, flags: int, resolve: int) -> int:
@@ -288,6 +290,14 @@ def openat2(libc: Libc, directory: int, path: bytes, flags: int, resolve: int) -
             # EAGAIN: something was renamed somewhere while a `..` was resolved.
             last = error
     raise last
+
+
+def landlock_abi(libc: Libc) -> int:
+    """The kernel's Landlock ABI, 0 where it has none."""
+    try:
+        return libc.landlock_create_ruleset(None, 0, LANDLOCK_CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
 
 
 def set_option(libc: Libc, descriptor: int, level: int, name: int, value: int) -> None:

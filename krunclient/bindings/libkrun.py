@@ -1,6 +1,7 @@
-"""libkrun's C API, of all generations from 1.9 to 2.x, behind one interface.
+"""libkrun's C API, of all generations from 1.9 to 2.x.
 
-Source: include/libkrun.h of each release. Which functions a library has decides what is called:
+Source: include/libkrun.h of each release. The functions that not all of them have are optional
+here; which of them a library has, its Features, decides what is called:
 
     root        krun_set_root (1.x), krun_add_virtiofs3 (1.18 and later)
     vsock       implicit (1.x), krun_add_vsock (1.17 and later)
@@ -26,13 +27,10 @@ from ctypes import (
     c_uint64,
 )
 
-from krunclient import initconfig
 from krunclient.bindings.declare import Library, MissingSymbolError, Result, function
-from krunclient.errors import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
     from krunclient.bindings.libc import Libc
@@ -41,6 +39,9 @@ ROOT_TAG = b"/dev/root"  # the virtiofs tag that libkrun's kernel command line m
 TSI_HIJACK_INET = 1
 LOG_LEVEL_OFF, LOG_LEVEL_ERROR = 0, 1
 LOG_STYLE_NEVER = 2
+# RUST_LOG of the crate env_logger. At debug level libkrun's VMM tells whether a status is the
+# app's; its crate was renamed after 1.x.
+LOG_FILTER = b"error,vmm=debug,krun_vmm=debug"
 
 
 class KrunError(Exception):
@@ -122,58 +123,14 @@ class Krun(Library):
         self, context: int, stdin: int, stdout: int, stderr: int, /
     ) -> int: ...
 
-    @property
-    def generation(self) -> str:
-        return "1.x" if self.has("krun_set_root") else "2.x"
 
+class LoadError(Exception):
+    """A library can't be loaded: its path, and why."""
 
-class Context:
-    """One VM being configured. Each method raises KrunError.
-
-    Nothing is started before `start_enter`, which does not return unless it fails.
-    """
-
-    def __init__(self, krun: Krun) -> None:
-        self._krun = krun
-        self._id = krun.krun_create_ctx()
-        # libkrun keeps the pointer, not the bytes.
-        self._kept: list[bytes] = []
-
-    def set_vm_config(self, vcpus: int, ram_mib: int) -> None:
-        self._krun.krun_set_vm_config(self._id, vcpus, ram_mib)
-
-    def set_root(self, path: bytes, *, read_only: bool) -> None:
-        if self._krun.has("krun_add_virtiofs3"):
-            self._krun.krun_add_virtiofs3(self._id, ROOT_TAG, path, 0, read_only)
-        else:
-            self._krun.krun_set_root(self._id, path)
-
-    def add_file(self, path: str, data: bytes) -> None:
-        """A file in memory that only the guest's first look-up finds, readable by root alone."""
-        self._kept.append(data)
-        self._krun.krun_fs_add_overlay_file(
-            self._id, ROOT_TAG, path.encode(), data, len(data), 0o100600, True
-        )
-
-    def set_console(self, stdin: int, stdout: int, stderr: int) -> None:
-        if not self._krun.has("krun_add_virtio_console_default"):
-            return  # the implicit console takes 0, 1 and 2
-        if self._krun.has("krun_disable_implicit_console"):
-            self._krun.krun_disable_implicit_console(self._id)
-        self._krun.krun_add_virtio_console_default(self._id, stdin, stdout, stderr)
-
-    def set_network(self, host_port: int, guest_port: int, egress: Sequence[str]) -> None:
-        """TSI for IP sockets alone, one mapped port, and what the library's own policy allows."""
-        if self._krun.has("krun_add_vsock"):
-            if self._krun.has("krun_disable_implicit_vsock"):
-                self._krun.krun_disable_implicit_vsock(self._id)
-            self._krun.krun_add_vsock(self._id, TSI_HIJACK_INET)
-        self._krun.krun_set_port_map(self._id, _strings([f"{host_port}:{guest_port}"]))
-        if self._krun.has("krun_set_egress_policy"):
-            self._krun.krun_set_egress_policy(self._id, _strings(egress), None, None)
-
-    def start_enter(self) -> None:
-        self._krun.krun_start_enter(self._id)
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(path, why)
+        self.path = path
+        self.why = why
 
 
 def load(libc: Libc, libkrun: str, libkrunfw: str) -> Krun:
@@ -183,43 +140,18 @@ def load(libc: Libc, libkrun: str, libkrunfw: str) -> Krun:
     that is loaded. libkrun is bound lazily, because builds with GPU support have undefined
     symbols of a library that is not needed here, and CDLL always binds at once.
 
-    Raises HostError where one can't be loaded or lacks a function.
+    Raises LoadError where one can't be loaded or lacks a function.
     """
-    _open(libc, libkrunfw, now=True)
-    handle = _open(libc, libkrun, now=False)
+    _open(libc, libkrunfw, libc.RTLD_NOW_GLOBAL)
+    handle = _open(libc, libkrun, libc.RTLD_LAZY)
     try:
-        krun = Krun(CDLL(libkrun, handle=handle))
-        if not krun.has("krun_set_root") and not krun.has("krun_add_virtiofs3"):
-            raise MissingSymbolError("krun_set_root or krun_add_virtiofs3")
+        return Krun(CDLL(libkrun, handle=handle))
     except MissingSymbolError as missing:
-        raise HostError(
-            "libkrun can't be used",
-            libkrun,
-            f"it has no function {missing}",
-            "use libkrun 1.9 or later",
-        ) from None
-    return krun
+        raise LoadError(libkrun, f"it has no function {missing}") from None
 
 
-def init_dialect(krun: Krun) -> initconfig.Dialect:
-    """What the init inside this library understands."""
-    if krun.generation == "2.x":
-        return initconfig.RUST_INIT
-    if krun.has("krun_fs_add_overlay_file"):
-        return initconfig.C_INIT
-    return initconfig.C_INIT_WITHOUT_ESCAPES
-
-
-def _open(libc: Libc, path: str, *, now: bool) -> int:
-    handle = libc.dlopen(os.fsencode(path), libc.RTLD_NOW_GLOBAL if now else libc.RTLD_LAZY)
-    if handle:
-        return handle
-    reason = (libc.dlerror() or b"").decode("utf-8", "replace")
-    raise HostError(
-        "a library can't be loaded", path, reason, "give another by --libkrun and --libkrunfw"
-    )
-
-
-def _strings(texts: Sequence[str]) -> Array[c_char_p]:
-    encoded = [text.encode() for text in texts]
-    return (c_char_p * (len(encoded) + 1))(*encoded, None)
+def _open(libc: Libc, path: str, flags: int) -> int:
+    handle = libc.dlopen(os.fsencode(path), flags)
+    if not handle:
+        raise LoadError(path, (libc.dlerror() or b"").decode("utf-8", "replace"))
+    return handle

@@ -1,10 +1,14 @@
-"""What confines the VMM, each wall in a module of its own.
+"""What confines the VMM.
 
-    privileges  the user, the user namespace, capabilities, resource limits
-    mounts      a mount namespace that holds the guest's root, the volumes and /dev/kvm
-    landlock    the second wall around files and ports
-    seccomp     system calls that a VMM never needs; bind and connect go to the supervisor
-    network     the supervisor's answers to those
+    confinement  what it is left with, as data
+    confine      puts that into effect, wall by wall:
+    privileges     the user, the user namespace, capabilities
+    mounts         a mount namespace that holds the guest's root, the volumes and /dev/kvm
+    landlock       the second wall around files and ports
+    lifeline       a thread that dies with the supervisor
+    seccomp        system calls that a VMM never needs; bind and connect go to the supervisor
+    process      ties between processes, and between a process and its memory
 
-The first four act in the child before the guest starts; the last acts in the supervisor.
+All but `confinement` act in the VMM child; `process` also in the supervisor, whose answers to the
+filter are in supervisor/sockets.py.
 """

@@ -11,12 +11,12 @@ import os
 from ctypes import Structure, c_int32, c_uint64
 
 from krunclient.record import Record
+from krunclient.sandbox.mounts import DESCRIPTORS, GUEST, KVM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
 
-CREATE_RULESET_VERSION = 1
 RULE_PATH_BENEATH = 1
 
 WRITE_FILE, READ_FILE, READ_DIR = 1 << 1, 1 << 2, 1 << 3
@@ -52,30 +52,22 @@ class Rule(Record):
     access: int
 
 
-def version(libc: Libc) -> int:
-    """The kernel's Landlock ABI, 0 where it has none."""
-    try:
-        return libc.landlock_create_ruleset(None, 0, CREATE_RULESET_VERSION)
-    except OSError:
-        return 0
-
-
 def all_access(abi: int) -> int:
     """Every right of files that an ABI knows."""
     return (1 << FS_RIGHTS[min(abi, max(FS_RIGHTS))]) - 1
 
 
-def rules(guest_root: str, kvm: str, descriptors: str, abi: int) -> tuple[Rule, ...]:
+def rules(abi: int) -> tuple[Rule, ...]:
     """What the VMM needs: the guest's files but no devices, KVM, and its own descriptors."""
     known = all_access(abi)
     return (
-        Rule(path=guest_root, access=known & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV)),
-        Rule(path=kvm, access=known & (READ_FILE | WRITE_FILE | IOCTL_DEV)),
-        Rule(path=descriptors, access=READ_FILE | READ_DIR),
+        Rule(path=f"/{GUEST}", access=known & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV)),
+        Rule(path=KVM, access=known & (READ_FILE | WRITE_FILE | IOCTL_DEV)),
+        Rule(path=f"/{DESCRIPTORS}", access=READ_FILE | READ_DIR),
     )
 
 
-def restrict(libc: Libc, allowed: tuple[Rule, ...], abi: int) -> None:
+def restrict(libc: Libc, abi: int, allowed: tuple[Rule, ...]) -> None:
     """Deny this process all but the rules: other files, every TCP port, processes outside.
 
     Raises OSError.

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import _thread
 import errno
-import os
 
-from krunclient.bindings.libc import PR_SET_PDEATHSIG, SIG_BLOCK, SIGKILL, SignalSet
-from krunclient.sandbox import seccomp
+from krunclient.bindings.libc import SIG_BLOCK, SignalSet
+from krunclient.sandbox import process, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
 
 
-def start(libc: Libc, machine: str, supervisor: int) -> None:
+def start(libc: Libc, architecture: Architecture, supervisor: int) -> None:
     """Start the thread. Raises OSError. Needs no_new_privs."""
     waits = _thread.allocate_lock()
     waits.acquire()
@@ -29,10 +29,8 @@ def start(libc: Libc, machine: str, supervisor: int) -> None:
     def wait() -> None:
         try:
             libc.sigprocmask(SIG_BLOCK, SignalSet.full(), None)
-            libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
-            if os.getppid() != supervisor:
-                os._exit(1)  # it died before the line above
-            seccomp.install_unsupervised(libc, seccomp.assemble_waiting(machine))
+            process.die_with(libc, supervisor)
+            seccomp.install_unsupervised(libc, seccomp.assemble_waiting(architecture))
         except OSError as error:
             failures.append(error)
         waits.release()
@@ -45,7 +43,7 @@ def start(libc: Libc, machine: str, supervisor: int) -> None:
     try:
         _thread.start_new_thread(wait, ())
     except RuntimeError:
-        raise OSError(errno.EAGAIN, "no thread can be started") from None
+        raise OSError(errno.EAGAIN, "pthread_create: no thread can be started") from None
     waits.acquire()
     if failures:
         raise failures[0]

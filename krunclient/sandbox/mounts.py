@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import stat
 
 from krunclient.bindings.libc import (
     AT_FDCWD,
@@ -34,39 +33,34 @@ from krunclient.bindings.libc import (
     MS_REMOUNT,
     MountAttributes,
 )
-from krunclient.errors import BusyError, HostError, LaunchError, PermissionDeniedError, reason
+from krunclient.errors import (
+    SEE_CHECK,
+    BusyError,
+    LaunchError,
+    PermissionDeniedError,
+    failed_call,
+    reason,
+)
 from krunclient.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
+    from krunclient.model import Files
+    from krunclient.secret import Secret
 
-# The new root is built on top of this directory, in the child's namespace alone: it is there on
-# every host that can run a VM, and nothing below it is needed any more by then.
-BUILDING_SITE = "/dev"
+# The new root is mounted here, in the child's namespace alone: this directory is there on every
+# host that can run a VM, and nothing below it is needed any more by then.
+NEW_ROOT = "/dev"
+# Where things are in it.
 GUEST = "guest"
+DESCRIPTORS = "proc/self/fd"
+INIT_FILE_SOURCE = "init-file"
+KVM = "/dev/kvm"
 SKELETON_BYTES = 2**20
 # An inode takes about 1 KiB of kernel memory that the size of a tmpfs does not count.
 BYTES_PER_INODE = 4096
-KEEP = MS_NOSUID | MS_NODEV
-LAYERS = ("upper", "work")
-
-
-class Volume(Record):
-    """A host directory inside the guest. `guest_directory` is absolute in the guest."""
-
-    host_directory: str
-    guest_directory: str
-    read_only: bool
-
-
-class Files(Record):
-    """What the guest finds. `overlay` is None where its writes stay in memory."""
-
-    root_path: str
-    overlay: str | None
-    overlay_size_mib: int
-    volumes: tuple[Volume, ...]
+NOSUID_NODEV = MS_NOSUID | MS_NODEV
 
 
 class Operation(Record):
@@ -99,7 +93,7 @@ class EnterTmpfs(Operation):
 
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
         options = f"size={SKELETON_BYTES},mode=0755".encode()
-        libc.mount(b"tmpfs", self.target.encode(), b"tmpfs", KEEP, options)
+        libc.mount(b"tmpfs", self.target.encode(), b"tmpfs", NOSUID_NODEV, options)
         os.chdir(self.target)
 
 
@@ -174,7 +168,7 @@ class MemoryLayer(Operation):
 
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
         options = f"size={self.bytes},nr_inodes={self.bytes // BYTES_PER_INODE},mode=0700"
-        libc.mount(b"tmpfs", self.path.encode(), b"tmpfs", KEEP, options.encode())
+        libc.mount(b"tmpfs", self.path.encode(), b"tmpfs", NOSUID_NODEV, options.encode())
         os.mkdir(f"{self.path}/upper")
         os.mkdir(f"{self.path}/work")
 
@@ -211,7 +205,7 @@ class Overlay(Operation):
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
         options = f"lowerdir={self.lower},upperdir={self.layer}/upper,workdir={self.layer}/work"
         options += ",userxattr" if self.user_xattr else ",redirect_dir=nofollow,metacopy=off"
-        libc.mount(b"overlay", self.path.encode(), b"overlay", KEEP, options.encode())
+        libc.mount(b"overlay", self.path.encode(), b"overlay", NOSUID_NODEV, options.encode())
 
 
 class Unmount(Operation):
@@ -261,24 +255,23 @@ class BindVolume(Operation):
         libc.mount_setattr(AT_FDCWD, path, AT_RECURSIVE, wanted, ctypes.sizeof(wanted))
 
 
-class ConfigFile(Operation):
+class InitFile(Operation):
     """The file for libkrun's init where libkrun can't serve it from memory.
 
-    It lies on a tmpfs of this namespace and is mounted on its name, so that no write of the
+    It lies on the tmpfs of this namespace and is mounted on its name, so that no write of the
     guest's can carry it into a layer that stays.
     """
 
     path: str
 
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
-        """The content comes by `perform`: a plan holds no secret."""
         place = f"{GUEST}{self.path}"
         if os.path.lexists(place) and not os.path.isfile(place):
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         if os.path.islink(place):
             os.unlink(place)
         os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        libc.mount(b"config", place.encode(), None, MS_BIND, None)
+        libc.mount(INIT_FILE_SOURCE.encode(), place.encode(), None, MS_BIND, None)
 
 
 class PivotRoot(Operation):
@@ -288,28 +281,31 @@ class PivotRoot(Operation):
         libc.pivot_root(b".", b".")
         libc.umount2(b".", MNT_DETACH)
         os.chdir("/")
-        libc.mount(None, b"/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | KEEP | MS_NOEXEC, None)
+        libc.mount(
+            None, b"/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | NOSUID_NODEV | MS_NOEXEC, None
+        )
 
 
 def operations(
-    files: Files, *, user_namespace: bool, config_file: str | None
+    files: Files, *, user_namespace: bool, init_file: str | None, kvm_device: str = KVM
 ) -> tuple[Operation, ...]:
-    """All steps in their order. `config_file` is the path in the guest, where one is needed."""
+    """All steps in their order. `init_file` is the path in the guest, where one is needed, and
+    `kvm_device` the device of the host that becomes KVM.
+    """
     if files.overlay is None:
         layer: Operation = MemoryLayer(path="layer", bytes=files.overlay_size_mib * 2**20)
     else:
         layer = BindLayer(host_directory=files.overlay, path="layer")
-    config = (ConfigFile(path=config_file),) if config_file else ()
     return (
         Detach(),
-        EnterTmpfs(target=BUILDING_SITE),
+        EnterTmpfs(target=NEW_ROOT),
         Directory(path="lower"),
         Directory(path="layer"),
         Directory(path=GUEST),
-        Directory(path="proc/self/fd"),
+        Directory(path=DESCRIPTORS),
         Directory(path="dev"),
-        BindDevice(device="/dev/kvm", path="dev/kvm", user_namespace=user_namespace),
-        BindDescriptors(path="proc/self/fd"),
+        BindDevice(device=kvm_device, path=KVM.lstrip("/"), user_namespace=user_namespace),
+        BindDescriptors(path=DESCRIPTORS),
         BindTree(host_directory=files.root_path, path="lower"),
         layer,
         SameOwnerAndMode(like="lower", path="layer/upper", owner_too=not user_namespace),
@@ -324,7 +320,7 @@ def operations(
             )
             for volume in files.volumes
         ),
-        *config,
+        *((InitFile(path=init_file),) if init_file else ()),
         PivotRoot(),
     )
 
@@ -342,63 +338,32 @@ def open_sources(steps: tuple[Operation, ...]) -> dict[str, int]:
             try:
                 sources[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
             except OSError as error:
-                raise _error(error, path, "open") from None
+                raise files_error(error, path, "open") from None
     return sources
 
 
 def perform(
-    libc: Libc, steps: tuple[Operation, ...], sources: dict[str, int], config: bytes
+    libc: Libc, steps: tuple[Operation, ...], sources: dict[str, int], init_file: Secret
 ) -> None:
-    """Run the steps. `config` is the content of the ConfigFile, where there is one.
+    """Run the steps. `init_file` is the content of the InitFile, where there is one: the steps
+    are part of the plan, which holds no secret.
 
     Raises HostError, PermissionDeniedError or BusyError, naming the step.
     """
     for step in steps:
         try:
-            if isinstance(step, ConfigFile):
-                _write_private("config", config)
+            if isinstance(step, InitFile):
+                _write_private(INIT_FILE_SOURCE, init_file.reveal().encode())
             step.execute(libc, sources)
         except OSError as error:
-            raise _error(error, step.source() or step.describe(), type(step).__name__) from None
+            thing = step.source() or step.describe()
+            raise files_error(error, thing, type(step).__name__) from None
 
 
 def _write_private(path: str, content: bytes) -> None:
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
-
-
-def prepare_overlay(directory: str) -> None:
-    """Make the directories of a layer that stays, closed to all but this user.
-
-    What a guest writes there may be set-user-ID. A directory that is there already is taken as it
-    is or refused: its mode is its owner's business. Raises PermissionDeniedError, HostError.
-    """
-    try:
-        _make_directory(directory)
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(directory, flags)
-    except OSError as error:
-        raise _error(error, directory, "mkdir") from None
-    try:
-        check_owner(descriptor, directory)
-        if os.listdir(descriptor) and not _has_layers(descriptor):
-            raise _layer_error(directory, "it holds something else")
-        for name in LAYERS:
-            _make_directory(name, descriptor)
-        if not _has_layers(descriptor):
-            raise _layer_error(directory, "upper and work in it are not both directories")
-    except OSError as error:
-        raise _error(error, directory, "mkdir") from None
-    finally:
-        os.close(descriptor)
-
-
-def _make_directory(path: str, parent: int | None = None) -> None:
-    try:
-        os.mkdir(path, 0o700, dir_fd=parent)
-    except FileExistsError:
-        pass
 
 
 def check_owner(descriptor: int, directory: str) -> None:
@@ -409,20 +374,12 @@ def check_owner(descriptor: int, directory: str) -> None:
     """
     found = os.fstat(descriptor)
     if found.st_uid != os.geteuid():
-        raise _layer_error(directory, f"it belongs to user {found.st_uid}")
+        raise layer_error(directory, f"it belongs to user {found.st_uid}")
     if found.st_mode & 0o077:
-        raise _layer_error(directory, f"it is open to others, mode {found.st_mode & 0o7777:o}")
+        raise layer_error(directory, f"it is open to others, mode {found.st_mode & 0o7777:o}")
 
 
-def _has_layers(descriptor: int) -> bool:
-    try:
-        found = [os.stat(name, dir_fd=descriptor, follow_symlinks=False) for name in LAYERS]
-    except FileNotFoundError:
-        return False
-    return all(stat.S_ISDIR(one.st_mode) for one in found)
-
-
-def _layer_error(directory: str, why: str) -> LaunchError:
+def layer_error(directory: str, why: str) -> LaunchError:
     return PermissionDeniedError(
         "the overlay can't be used",
         directory,
@@ -431,15 +388,15 @@ def _layer_error(directory: str, why: str) -> LaunchError:
     )
 
 
-def _error(error: OSError, thing: str, step: str) -> LaunchError:
+def files_error(error: OSError, thing: str, step: str) -> LaunchError:
+    """The error for a step that failed on a thing."""
+    what, why = "the guest's files can't be set up", reason(error)
     if error.errno in (errno.EACCES, errno.EROFS) or (
         error.errno == errno.EPERM and step in ("open", "mkdir")
     ):
-        return PermissionDeniedError(
-            "the guest's files can't be set up", thing, reason(error), "check who may use it"
-        )
+        return PermissionDeniedError(what, thing, why, "check who may use it")
     if error.errno == errno.EBUSY:
-        return BusyError("the guest's files can't be set up", thing, reason(error), "try again")
+        return BusyError(what, thing, why, "try again")
     remedies = {
         "Overlay": "use Linux 5.11 or later with overlayfs (modprobe overlay), and layers on a "
         "file system that overlayfs takes",
@@ -449,9 +406,9 @@ def _error(error: OSError, thing: str, step: str) -> LaunchError:
     }
     if error.errno == errno.EINVAL:
         remedies["Detach"] = "in a chroot, mount its root directory on itself first (mount --bind)"
-    remedy = remedies.get(step, "see what this host lacks by krunclient --check")
-    why = reason(error) if thing.startswith(step) else f"{step}: {reason(error)}"
-    return HostError("the guest's files can't be set up", thing, why, remedy)
+    if not thing.startswith(step):
+        thing = f"{thing}: {step}"
+    return failed_call(what, thing, error, remedies.get(step, SEE_CHECK))
 
 
 def _bind(libc: Libc, source: int, target: str, flags: int) -> None:

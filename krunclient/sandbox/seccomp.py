@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
 
 # <linux/seccomp.h>
@@ -33,10 +34,6 @@ NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
 LOAD, JUMP_EQUAL, JUMP_GREATER_OR_EQUAL, RETURN, AND = 0x20, 0x15, 0x35, 0x06, 0x54
 JUMP_ALWAYS = 0x05  # as many instructions as the value says
 EVERY_BIT = 0xFFFFFFFF
-
-# <linux/audit.h>
-AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-X32_SYSCALL_BIT = 0x40000000
 
 # <bits/socket.h>, <asm/socket.h>, <netinet/tcp.h>
 MSG_FASTOPEN, SO_KEEPALIVE, TCP_NODELAY = 0x20000000, 9, 1
@@ -62,56 +59,6 @@ IOCTLS = {
 IOCTLS_IGNORED = {
     "TCSETS": 0x5402, "TCSETSW": 0x5403, "TCSETSF": 0x5404,
     "TCSETS2": 0x402C542B, "TCSETSW2": 0x402C542C, "TCSETSF2": 0x402C542D,
-}  # fmt: skip
-
-# Numbers by name: x86_64 (<asm/unistd_64.h>), aarch64 (<asm-generic/unistd.h>); None where the
-# architecture has no such call.
-SYSCALLS: dict[str, tuple[int | None, int | None]] = {
-    "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
-    "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269), "socketpair": (53, 199),
-    "clone": (56, 220), "clone3": (435, 435), "fork": (57, None), "vfork": (58, None),
-    "execve": (59, 221), "execveat": (322, 281), "ioctl": (16, 29),
-    "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
-    "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424),
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-    "pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "kcmp": (312, 272),
-    "process_madvise": (440, 440), "process_mrelease": (448, 448),
-    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
-    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
-    "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
-    "mount_setattr": (442, 442), "setns": (308, 268), "unshare": (272, 97),
-    "swapon": (167, 224), "swapoff": (168, 225), "quotactl": (179, 60), "quotactl_fd": (443, 443),
-    "open_by_handle_at": (304, 265), "fanotify_init": (300, 262),
-    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
-    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
-    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142),
-    "sethostname": (170, 161), "setdomainname": (171, 162), "acct": (163, 89),
-    "settimeofday": (164, 170), "clock_settime": (227, 112), "clock_adjtime": (305, 266),
-    "adjtimex": (159, 171), "syslog": (103, 116), "vhangup": (153, 58),
-    "personality": (135, 92), "iopl": (172, None), "ioperm": (173, None),
-    "shmget": (29, 194), "shmat": (30, 196), "msgget": (68, 186), "semget": (64, 190),
-    "mq_open": (240, 180), "memfd_secret": (447, 447), "lookup_dcookie": (212, 18),
-    "seccomp": (317, 277), "setpriority": (141, 140),
-    "sched_setattr": (314, 274), "ioprio_set": (251, 30), "migrate_pages": (256, 238),
-    "move_pages": (279, 239), "prlimit64": (302, 261), "setrlimit": (160, 164),
-    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setaffinity": (203, 122),
-    "shmctl": (31, 195), "shmdt": (67, 197), "msgsnd": (69, 189), "msgrcv": (70, 188),
-    "msgctl": (71, 187), "semop": (65, 193), "semtimedop": (220, 192), "semctl": (66, 191),
-    "mq_unlink": (241, 181), "mq_timedsend": (242, 182), "mq_timedreceive": (243, 183),
-    "mq_notify": (244, 184), "mq_getsetattr": (245, 185), "io_setup": (206, 0),
-    "inotify_init": (253, None), "inotify_init1": (294, 26), "memfd_create": (319, 279),
-    "modify_ldt": (154, None), "statmount": (457, 457), "listmount": (458, 458),
-    "vmsplice": (278, 75), "tee": (276, 77), "open_tree_attr": (467, 467),
-    "setxattrat": (463, 463), "file_setattr": (469, 469),
-    "flock": (73, 32), "setsockopt": (54, 208), "fcntl": (72, 25), "prctl": (157, 167),
-    "close_range": (436, 436), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
-    "fchmodat2": (452, 452), "open": (2, None), "creat": (85, None), "openat": (257, 56),
-    "openat2": (437, 437), "mknod": (133, None), "mknodat": (259, 33),
-    "futex": (202, 98), "pause": (34, None), "ppoll": (271, 73), "restart_syscall": (219, 128),
-    "exit_group": (231, 94), "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226),
-    "madvise": (28, 233), "brk": (12, 214),
 }  # fmt: skip
 
 # The supervisor makes these calls in the VMM's place, where its policy allows them.
@@ -194,12 +141,14 @@ class Program(Structure):
     _fields_ = (("length", c_ushort), ("filter", c_char_p))
 
 
-def assemble(machine: str, process: int, *, set_id_bits: bool) -> tuple[Instruction, ...]:
+def assemble(
+    architecture: Architecture, process: int, *, set_id_bits: bool
+) -> tuple[Instruction, ...]:
     """The filter for a VMM with this process id, on this architecture.
 
     Without `set_id_bits` no file can be made set-user-ID or set-group-ID.
     """
-    program = _Rules(machine)
+    program = _Rules(architecture)
     for name in SUPERVISED:
         program.rule(name, _returns(RET_USER_NOTIF))
     for names in REFUSED.values():
@@ -234,9 +183,9 @@ def assemble(machine: str, process: int, *, set_id_bits: bool) -> tuple[Instruct
     return program.end(RET_ALLOW)
 
 
-def assemble_waiting(machine: str) -> tuple[Instruction, ...]:
+def assemble_waiting(architecture: Architecture) -> tuple[Instruction, ...]:
     """The filter for a thread that only waits: any other call ends the process."""
-    program = _Rules(machine)
+    program = _Rules(architecture)
     for name in WAITING:
         program.rule(name, _returns(RET_ALLOW))
     return program.end(RET_KILL_PROCESS)
@@ -245,22 +194,24 @@ def assemble_waiting(machine: str) -> tuple[Instruction, ...]:
 class _Rules:
     """A program being written: what is decided per system call, one after the other."""
 
-    def __init__(self, machine: str) -> None:
-        self._column = list(AUDIT_ARCHITECTURES).index(machine)
+    def __init__(self, architecture: Architecture) -> None:
+        self._syscalls = architecture.syscalls
         self._program = [
             Instruction(code=LOAD, value=ARCHITECTURE),
-            Instruction(code=JUMP_EQUAL, value=AUDIT_ARCHITECTURES[machine], if_true=1),
+            Instruction(code=JUMP_EQUAL, value=architecture.audit, if_true=1),
             _returns(RET_KILL_PROCESS),
             Instruction(code=LOAD, value=NUMBER),
         ]
-        if machine == "x86_64":
+        if architecture.foreign_syscalls is not None:
+            first = architecture.foreign_syscalls
             self._program += [
-                Instruction(code=JUMP_GREATER_OR_EQUAL, value=X32_SYSCALL_BIT, if_false=1),
+                Instruction(code=JUMP_GREATER_OR_EQUAL, value=first, if_false=1),
                 _returns(RET_KILL_PROCESS),
             ]
 
     def rule(self, name: str, *body: Instruction) -> None:
-        number = SYSCALLS[name][self._column]
+        """Raises KeyError for a name that no architecture knows: it would refuse nothing."""
+        number = self._syscalls[name]
         if number is not None:
             skip = Instruction(code=JUMP_EQUAL, value=number, if_false=len(body))
             self._program += (skip, *body)

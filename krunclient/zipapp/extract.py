@@ -5,6 +5,7 @@ It stands at the top of the archive beside `bootstrap`. The unpacking itself is 
 
 from __future__ import annotations
 
+import compileall
 import fcntl
 import os
 import shutil
@@ -74,13 +75,22 @@ def _extract_once(directory: str, archive: str, name: str) -> str:
             _remove(target)
             try:
                 with zipfile.ZipFile(archive) as content:
-                    extract_site_packages(
-                        content, Path(target), compile_pyc=True, compile_workers=1
-                    )
+                    extract_site_packages(content, Path(target), compile_pyc=False)
+                _compile(target)
                 _write_manifest(target)
             finally:
                 _remove(f"{target}.tmp")
     return target
+
+
+def _compile(target: str) -> None:
+    """Leave bytecode alone, without docstrings, in the place of its sources: an import then looks
+    at one file in place of two, and so does the check that all is whole. Raises OSError.
+    """
+    if not compileall.compile_dir(target, quiet=2, legacy=True, optimize=2):
+        raise OSError("the code can't be compiled")
+    for source in Path(target).rglob("*.py"):
+        source.unlink()
 
 
 def _lock(file: IO[str]) -> None:

@@ -20,6 +20,8 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import debian
+
 from tests.bench import microvms, report
 from tests.bench.candidates import (
     AT_ONCE,
@@ -34,8 +36,6 @@ from tests.bench.candidates import (
 from tests.bench.report import Results
 from tests.bench.start_up import StartUp, system_calls
 from tests.framework.paths import EXECUTABLE, ROOTFS
-
-import debian  # isort: skip
 
 
 @dataclass(frozen=True)

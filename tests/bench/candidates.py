@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tests.framework.launch import busybox_root, caddy_root
 from tests.framework.paths import EXECUTABLE
+from tests.framework.roots import busybox_root, caddy_root
 
 LAUNCHER_SOURCE = Path(__file__).with_name("launcher.c")
 FIRST_PORT = 32000

@@ -28,6 +28,7 @@ from tests.bench.candidates import (
     progress,
 )
 from tests.framework import guests
+from tests.framework.processes import children_of
 
 GUEST_RAM_MIN_MIB = 16
 # Short and often: an emulated host is at times twice as fast as at others.
@@ -90,15 +91,15 @@ class Running:
 
     def overhead_mb(self) -> float:
         """Proportional set size of all its processes, without the guest's RAM."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return sum(_overhead_mb(int(pid)) for pid in [str(self.process.pid), *children.split()])
+        itself = Path("/proc", str(self.process.pid))
+        return sum(_overhead_mb(one) for one in (itself, *children_of(self.process.pid)))
 
 
-def _overhead_mb(pid: int) -> float:
+def _overhead_mb(process: Path) -> float:
     """Of the guest's RAM, what is below the kernel and the kernel itself are mapped apart: nothing
     else that is anonymous is as large as these.
     """
-    mappings = re.findall(MAPPING, Path(f"/proc/{pid}/smaps").read_text(), re.M)
+    mappings = re.findall(MAPPING, (process / "smaps").read_text(), re.M)
     return sum(
         int(pss) * 1024 / 10**6
         for inode, name, size, pss in mappings

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.framework import recorder
-from tests.framework.elf import elf
 from tests.framework.launch import Ended, Launcher
 from tests.framework.paths import TOP
-
-Record = Callable[..., tuple[Ended, list[str]]]
+from tests.framework.recorder import Recorded
+from tests.framework.roots import static_root
 
 
 @pytest.fixture(scope="session")
@@ -26,15 +24,11 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path,
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    program = tmp_path / "root/bin/app"
-    program.parent.mkdir(parents=True)
-    program.write_bytes(elf())
-    program.chmod(0o755)
-    return tmp_path / "root"
+    return static_root(tmp_path / "root")
 
 
 @pytest.fixture
-def record(tmp_path: Path, libraries: dict[int, tuple[Path, Path]], root: Path) -> Record:
+def record(tmp_path: Path, libraries: dict[int, tuple[Path, Path]], root: Path) -> Recorded:
     """Launch with the library of one generation: how it ended, and the calls that it made."""
 
     def launch(

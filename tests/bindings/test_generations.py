@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from krunclient import vmmlog
-from tests.bindings.conftest import Record
+from krunclient.bindings.libkrun import LOG_FILTER
 from tests.framework import recorder
+from tests.framework.recorder import Recorded
 
 
 def functions(calls: list[str]) -> list[str]:
@@ -16,7 +16,7 @@ def functions(calls: list[str]) -> list[str]:
     return [name for name in names if name.startswith("krun_")]
 
 
-def test_2x_gets_explicit_devices_and_a_file_in_memory(record: Record) -> None:
+def test_2x_gets_explicit_devices_and_a_file_in_memory(record: Recorded) -> None:
     ended, calls = record(200, "--cpus", "2", "--memory", "256", "--guest-port", "8080")
     assert ended.status == 5, ended.stderr
     file = next(call for call in calls if call.startswith("krun_fs_add_overlay_file"))
@@ -34,7 +34,7 @@ def test_2x_gets_explicit_devices_and_a_file_in_memory(record: Record) -> None:
         "krun_set_port_map 7",
         "krun_set_egress_policy[0] 127.0.0.1/32",
         "krun_set_egress_policy 7 0 0",
-        f"environ[0] RUST_LOG={vmmlog.FILTER.decode()}",
+        f"environ[0] RUST_LOG={LOG_FILTER.decode()}",
         "krun_start_enter 7",
     ]
     head, text = file.split(" {", 1)
@@ -73,21 +73,21 @@ END = ["krun_set_port_map", "krun_set_port_map", "krun_start_enter"]
     ],
 )
 def test_1x_gets_what_it_has_functions_for_and_implicit_devices_are_off(
-    record: Record, generation: int, expected: list[str]
+    record: Recorded, generation: int, expected: list[str]
 ) -> None:
     ended, calls = record(generation)
     assert (ended.status, ended.stderr) == (5, b"")
     assert functions(calls) == expected
 
 
-def test_a_value_that_an_old_init_cant_carry_is_64_and_not_shown(record: Record) -> None:
+def test_a_value_that_an_old_init_cant_carry_is_64_and_not_shown(record: Recorded) -> None:
     ended, _ = record(118, env={"HOST": 'hidden "quoted"'})
     assert ended.status == 64
     assert "hidden" not in ended.error
     assert record(119, env={"HOST": '"quoted"'})[0].status == 5
 
 
-def test_no_function_is_ever_given_a_value_of_the_environment(record: Record) -> None:
+def test_no_function_is_ever_given_a_value_of_the_environment(record: Recorded) -> None:
     _, calls = record(200, env={"INTERNAL_SECRET": "hidden", "HOST": "hidden"})
     for call in calls:
         assert "hidden" not in call or call.startswith("krun_fs_add_overlay_file")
@@ -108,7 +108,7 @@ def test_no_function_is_ever_given_a_value_of_the_environment(record: Record) ->
         "krun_start_enter",
     ],
 )
-def test_each_call_that_fails_is_70_and_named(record: Record, function: str) -> None:
+def test_each_call_that_fails_is_70_and_named(record: Recorded, function: str) -> None:
     ended, _ = record(recorder.NEWEST, fail=function)
     assert ended.status == 70
     assert f"{function}: Invalid argument" in ended.error

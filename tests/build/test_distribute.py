@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from distribute import distribute
 
 from tests.framework import paths  # noqa: F401, makes dist-scripts importable
-
-from distribute import distribute  # isort: skip
 
 
 @pytest.fixture

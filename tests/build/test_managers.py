@@ -5,11 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import debian
 import pytest
 
 from tests.framework.paths import EXECUTABLE, SCRIPTS
-
-import debian  # isort: skip
 
 UNIT = SCRIPTS / "managers/krunclient@.service"
 

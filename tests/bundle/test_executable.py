@@ -91,8 +91,9 @@ def test_fifty_at_once_on_a_cold_cache_all_run(launcher: Launcher) -> None:
         lambda target: shutil.rmtree(target),
         lambda target: (target / "manifest").unlink(),
         lambda target: (target / "manifest").write_text(""),
+        lambda target: (target / "site-packages/krunclient/cli.pyc").write_text("x"),
+        lambda target: (target / "site-packages/krunclient/cli.pyc").unlink(),
         lambda target: (target / "site-packages/krunclient/cli.py").write_text("x"),
-        lambda target: (target / "site-packages/krunclient/cli.py").unlink(),
         lambda target: os.truncate(
             target / "site-packages/krunclient/bundled/x86_64/libkrun.so", 10
         ),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.elf import elf
 from tests.framework.launch import Launcher
 from tests.framework.paths import EXECUTABLE
+from tests.framework.roots import static_root
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +27,4 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A root with a static program."""
-    return make_root(tmp_path / "root")
-
-
-def make_root(root: Path) -> Path:
-    (root / "bin").mkdir(parents=True)
-    (root / "bin/app").write_bytes(elf())
-    (root / "bin/app").chmod(0o755)
-    return root
+    return static_root(tmp_path / "root")

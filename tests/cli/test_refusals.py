@@ -139,7 +139,7 @@ def test_a_libkrun_without_the_symbols_is_69_and_names_one(
     )
     recorder.compile_library(libkrunfw, "int krunfw_get_version(void) { return 5; }")
     given = ("--libkrun", libkrun, "--libkrunfw", libkrunfw)
-    refused(launcher.run(*given, "--plan", root, PORT), 69, "no function krun_create_ctx")
+    refused(launcher.run(*given, "--plan", root, PORT), 69, "no function krun_set_root or krun_add")
 
 
 def test_a_pair_that_does_not_belong_together_is_69(

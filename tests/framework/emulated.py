@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.framework.paths import ARTEFACTS, TOP
+import debian
 
-import debian  # isort: skip
+from tests.framework.paths import ARTEFACTS, TOP
 
 MEMORY_GIB = 6
 PROGRAMS = {
@@ -32,6 +32,7 @@ PROGRAMS = {
     "file": "file",
     "ip": "iproute2",
 }
+INHERITED = ("PATH", "PYTHONPATH")  # which nox sets
 UNEXPECTED_END = 255
 ATTEMPTS = 2
 
@@ -114,7 +115,8 @@ class Host:
                 "modprobe -a kvm_amd overlay",
                 "chmod 666 /dev/kvm",
                 f"cd {shlex.quote(str(TOP))}",
-                f"export HOME=/root LANG=C.UTF-8 PATH={shlex.quote(os.environ['PATH'])}",
+                "export HOME=/root LANG=C.UTF-8",
+                *(f"export {name}={shlex.quote(os.environ[name])}" for name in INHERITED),
                 f"{shlex.join(self.command)} >{shlex.quote(str(output))} 2>&1",
                 f"echo $? >{shlex.quote(str(status))}",
             ]

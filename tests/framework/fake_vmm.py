@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from tests.framework import recorder
-from tests.framework.elf import elf
 from tests.framework.launch import Launcher
 from tests.framework.paths import TOP
 from tests.framework.processes import is_gone_within
+from tests.framework.roots import static_root
 
 STATUS = 5
 
@@ -65,11 +65,8 @@ def build(directory: Path, code: str) -> list[str | Path]:
     """The libraries with this code, a root beside them, and the arguments that name them."""
     libkrun, libkrunfw = recorder.build(directory, recorder.NEWEST, code)
     Path(f"{libkrun}.settings").write_text(f"/dev/null {STATUS}")
-    program = directory / "root/bin/app"
-    program.parent.mkdir(parents=True, exist_ok=True)
-    program.write_bytes(elf())
-    program.chmod(0o755)
-    return ["--libkrun", libkrun, "--libkrunfw", libkrunfw, directory / "root"]
+    root = static_root(directory / "root")
+    return ["--libkrun", libkrun, "--libkrunfw", libkrunfw, root]
 
 
 def dies_with_its_supervisor(process: subprocess.Popen[bytes]) -> bool:

@@ -9,9 +9,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.framework.paths import GUESTS, TOP
+import debian
 
-import debian  # isort: skip
+from tests.framework.paths import GUESTS, TOP
 
 BUSYBOX = GUESTS / "busybox"
 APPLETS = GUESTS / "busybox-applets"  # the names that busybox answers to

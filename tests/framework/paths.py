@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent.parent
@@ -11,6 +10,3 @@ EXECUTABLE = TOP / "dist/github.com/tomyedwab/yesterday/nexushub/bin/krunclient"
 ROOTFS = TOP / "build/rootfs"
 GUESTS = TOP / "build/guests"
 ARTEFACTS = TOP / "build/artefacts"
-
-# dist-scripts holds scripts, not a package.
-sys.path.insert(0, str(SCRIPTS))

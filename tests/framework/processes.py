@@ -14,6 +14,18 @@ def runs(process: int) -> bool:
         return False
 
 
+def children_of(process: int) -> list[Path]:
+    """Their directories in /proc."""
+    text = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [Path("/proc", child) for child in text.split()]
+
+
+def status_of(process: Path) -> dict[str, str]:
+    """The fields of proc_pid_status(5), for a directory of /proc."""
+    lines = (process / "status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
 def is_gone_within(seconds: float, process: int) -> bool:
     deadline = time.monotonic() + seconds
     while runs(process):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+from tests.framework.launch import Ended
 from tests.framework.paths import TOP
 
-SOURCE = TOP / "tests/bindings/recorder.c"
+SOURCE = TOP / "tests/framework/recorder.c"
 GENERATIONS = (109, 113, 116, 117, 118, 119, 200)
 NEWEST = GENERATIONS[-1]
+# A launch with the library of one generation: how it ended, and the calls that it made.
+Recorded = Callable[..., tuple[Ended, list[str]]]
 
 
 def build(directory: Path, generation: int, taken_over: str = "") -> tuple[Path, Path]:

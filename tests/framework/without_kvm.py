@@ -8,9 +8,9 @@ import signal
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from krunclient import host
 from krunclient.__main__ import main
+from krunclient.host import kvm
 
 if __name__ == "__main__":
-    host.check_kvm = lambda *_arguments: None
+    kvm.check = lambda *_arguments: None
     main()

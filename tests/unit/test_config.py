@@ -6,28 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krunclient import cli, config
-from krunclient.bindings import libc
+from krunclient.config import Config
 from krunclient.errors import UsageError
+from krunclient.model import Endpoint, parse_ip
+from krunclient.options import LOG_LEVEL, MAX_ARG_BYTES
 from krunclient.secret import Secret
-
-LIBC = libc.load()
-
-
-def resolve(*argv: str | bytes, env: dict[bytes, bytes] | None = None) -> config.Config:
-    words = [word if isinstance(word, bytes) else word.encode() for word in argv]
-    return config.resolve(LIBC, cli.parse([b"/srv/app", b"30000", *words], env or {}))
+from tests.framework.stages import LIBC, options
+from tests.framework.stages import settings as resolve
 
 
-def variables(found: config.Config) -> dict[str, str]:
-    return {name: secret.reveal() for name, secret in found.variables}
+def variables(found: Config) -> dict[str, str]:
+    return {name: secret.reveal() for name, secret in found.guest.variables}
 
 
 def test_the_defaults_are_the_contracts() -> None:
     found = resolve()
-    assert (found.root_path, found.listen.port, found.guest_port) == ("/srv/app", 30000, 80)
-    assert (found.cpus, found.memory_mib, found.exec_path) == (1, 512, "/bin/app")
-    assert (found.app_arguments, found.console) == ((), False)
+    assert (found.files.root_path, found.policy.listen.port, found.policy.guest_port) == (
+        "/srv/app",
+        30000,
+        80,
+    )
+    assert (found.guest.vcpus, found.guest.memory_mib, found.guest.exec_path) == (
+        1,
+        512,
+        "/bin/app",
+    )
+    assert (found.guest.app_arguments, found.console) == ((), False)
     assert variables(found) == {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
@@ -63,8 +67,7 @@ def test_env_gives_a_value_or_takes_krunclients_own() -> None:
 
 @pytest.mark.parametrize("port", ["1", "65535", "080"])
 def test_ports_from_1_to_65535_are_taken(port: str) -> None:
-    options = cli.parse([b"/srv/app", port.encode()], {})
-    assert config.resolve(LIBC, options).listen.port == int(port)
+    assert resolve(port=port).policy.listen.port == int(port)
 
 
 @given(st.text(max_size=30).filter(lambda text: "\0" not in text and _is_utf8(text)))
@@ -72,7 +75,7 @@ def test_any_other_port_is_a_usage_error(text: str) -> None:
     if text.isascii() and text.isdigit() and 1 <= int(text) <= 65535:
         return
     with pytest.raises(UsageError):
-        config.resolve(LIBC, cli.parse([b"/srv/app", text.encode(), b"--"], {}))
+        resolve("--", port=text)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def test_any_other_port_is_a_usage_error(text: str) -> None:
         ["--env=KRUN_INIT=/bin/sh"],
         [b"--env=A=\xff"],
         [b"--", b"\xff"],
-        ["--env=A=" + "x" * config.MAX_ARG_BYTES],
+        ["--env=A=" + "x" * MAX_ARG_BYTES],
         ["a third argument"],
     ],
 )
@@ -120,7 +123,7 @@ def test_a_value_out_of_range_is_a_usage_error(words: list[str | bytes]) -> None
         ["--env=A="],
         ["--env=_a1=x"],
         ["--env=A=\u00e9"],
-        ["--env=A=" + "x" * (config.MAX_ARG_BYTES - 3)],
+        ["--env=A=" + "x" * (MAX_ARG_BYTES - 3)],
         ["--", "a third argument", "\u00e9"],
     ],
 )
@@ -136,10 +139,89 @@ def test_a_value_that_is_no_utf8_is_a_usage_error_that_does_not_show_it() -> Non
 
 
 def test_log_levels_are_checked() -> None:
-    assert config.log_level(cli.parse([b"--log-level=debug"], {})) == "debug"
+    assert options("--log-level=debug").value(LOG_LEVEL) == "debug"
     with pytest.raises(UsageError):
-        config.log_level(cli.parse([b"--log-level=loud"], {}))
+        options("--log-level=loud").value(LOG_LEVEL)
 
 
 def test_a_secret_is_of_the_type_that_does_not_print() -> None:
-    assert all(isinstance(value, Secret) for _, value in resolve().variables)
+    assert all(isinstance(value, Secret) for _, value in resolve().guest.variables)
+
+
+def endpoint(text: str, port: int) -> Endpoint:
+    packed = parse_ip(LIBC, text)
+    assert packed is not None
+    return Endpoint(packed=packed, port=port)
+
+
+ALLOWED = endpoint("127.0.0.1", 8443)
+
+
+def test_allow_replaces_its_default_and_none_allows_nothing() -> None:
+    assert resolve().policy.allow == (ALLOWED,)
+    assert resolve("--allow=[::1]:5").policy.allow == (endpoint("::1", 5),)
+    assert resolve("--allow=10.0.0.1:5", "--allow=10.0.0.2:6").policy.allow == (
+        endpoint("10.0.0.1", 5),
+        endpoint("10.0.0.2", 6),
+    )
+    assert resolve("--allow=none").policy.allow == ()
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "--allow=localhost:80",
+        "--allow=127.0.0.1",
+        "--allow=127.0.0.1:0",
+        "--allow=::1:80",
+        "--allow=[::1]",
+        "--allow=",
+        "--bind=localhost",
+        "--bind=127.0.0.1:80",
+        "--bind=[::1]",
+        "--volume=/a",
+        "--volume=/a:b",
+        "--volume=:/b",
+        "--volume=/a:/",
+        "--volume=/a:/b/../c",
+        "--overlay-size=0",
+        "--sandbox=weak",
+    ],
+)
+def test_what_is_no_endpoint_address_or_volume_is_a_usage_error(word: str) -> None:
+    with pytest.raises(UsageError):
+        resolve(word)
+
+
+def test_volumes_are_read_from_the_right() -> None:
+    found = resolve("--volume=/a:b:/c", "--volume=/d:/e:ro").files.volumes
+    assert [(one.host_directory, one.guest_directory, one.read_only) for one in found] == [
+        ("/a:b", "/c", False),
+        ("/d", "/e", True),
+    ]
+
+
+def test_each_root_has_a_state_directory_of_its_own() -> None:
+    names = set()
+    for root in ("/srv/app", "/srv-app", "/srv/app%2D", "/" + "x" * 300, "/" + "x" * 301):
+        overlay = resolve("--state-dir=/state", root=root).files.overlay
+        assert overlay is not None
+        assert overlay.count("/") == 2
+        assert len(overlay) < 230
+        names.add(overlay)
+    assert len(names) == 5
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--overlay=/srv/app/upper"],
+        ["--overlay=/srv"],
+        ["--overlay=/a", "--state-dir=/b"],
+        ["--sandbox=off", "--overlay=/a"],
+        ["--sandbox=off", "--volume=/a:/b"],
+    ],
+)
+def test_options_that_exclude_each_other_are_a_usage_error(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        resolve(*words)

@@ -16,7 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krunclient.errors import UsageError
-from krunclient.log import Log, one_line, write_all
+from krunclient.log import EVENTS, Event, Log, one_line, write_all
+from tests.framework.paths import TOP
+
+SOME = Event(name="some", level="info", when="in tests", fields=("field",))
+LONG = Event(name="long", level="error", when="in tests", fields=("detail", "number"))
+PLAIN = Event(name="plain", level="error", when="in tests")
 
 
 def written(level: str, write: Callable[[Log], None], form: str = "text") -> bytes:
@@ -29,7 +34,7 @@ def written(level: str, write: Callable[[Log], None], form: str = "text") -> byt
 
 def test_levels_below_the_wanted_one_are_not_written() -> None:
     def write(log: Log) -> None:
-        log.write("info", "start", "text")
+        log.write(SOME, "text", field=None)
 
     assert written("info", write) == b"krunclient: info: text\n"
     assert written("warning", write) == b""
@@ -81,7 +86,7 @@ def test_no_text_breaks_out_of_its_line(text: str) -> None:
 def test_what_is_written_as_json_is_read_as_the_same_values(
     text: str, value: str | float | None
 ) -> None:
-    line = written("info", lambda log: log.write("info", "event", text, field=value), "json")
+    line = written("info", lambda log: log.write(SOME, text, field=value), "json")
     found = json.loads(line)
     assert (found["message"], found["field"]) == (text, value)
     assert type(found["field"]) is type(value)
@@ -90,7 +95,7 @@ def test_what_is_written_as_json_is_read_as_the_same_values(
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_what_is_written_is_always_utf8(form: str) -> None:
     def write(log: Log) -> None:
-        log.write("error", "start", os.fsdecode(b"/\xff"))
+        log.write(PLAIN, os.fsdecode(b"/\xff"))
 
     assert b"/\\udcff" in written("error", write, form)
 
@@ -108,7 +113,7 @@ def test_a_reader_that_does_not_read_holds_nothing_up_for_long() -> None:
         os.write(writer, bytes(4096))
     os.set_blocking(writer, True)
     started = time.monotonic()
-    Log("error", descriptor=writer).write("error", "start", "text")
+    Log("error", descriptor=writer).write(PLAIN, "text")
     assert time.monotonic() - started < 3
 
 
@@ -117,7 +122,7 @@ def test_a_terminal_that_nobody_reads_holds_nothing_up_for_long() -> None:
     started = time.monotonic()
     log = Log("error", descriptor=theirs)
     for _ in range(3000):
-        log.write("error", "start", "text" * 80)
+        log.write(PLAIN, "text" * 80)
     assert time.monotonic() - started < 4
     os.close(ours)
 
@@ -138,7 +143,7 @@ def test_a_reader_that_is_slow_holds_nothing_up_for_long() -> None:
     thread.start()
     started = time.monotonic()
     for _ in range(30):
-        log.write("error", "start", "text" * 800)
+        log.write(PLAIN, "text" * 800)
     seconds = time.monotonic() - started
     enough.set()
     thread.join()
@@ -148,7 +153,7 @@ def test_a_reader_that_is_slow_holds_nothing_up_for_long() -> None:
 @pytest.mark.parametrize("text", ["x" * 5000, "\U0001f980" * 5000])
 def test_a_message_that_is_too_long_is_cut_to_one_that_can_be_read(text: str) -> None:
     def write(log: Log) -> None:
-        log.write("error", "start", text, detail=text, number=3)
+        log.write(LONG, text, detail=text, number=3)
 
     line = written("error", write)
     assert line.decode().startswith(f"krunclient: error: {text[:500]}")
@@ -156,3 +161,20 @@ def test_a_message_that_is_too_long_is_cut_to_one_that_can_be_read(text: str) ->
     found = json.loads(written("error", write, "json"))
     assert found["message"] == text[:300]
     assert found["number"] == 3
+
+
+def test_an_event_has_the_fields_of_its_row_and_no_other() -> None:
+    log = Log("error")
+    with pytest.raises(TypeError, match="the event some has the fields"):
+        log.write(SOME, "text")
+    with pytest.raises(TypeError, match="the event plain has the fields"):
+        log.write(PLAIN, "text", field=1)
+
+
+def test_the_readme_has_a_line_for_each_event_with_its_fields() -> None:
+    table = (TOP / "README.md").read_text().partition("| event | when | fields |")[2]
+    lines = table.partition("\n\n")[0].splitlines()[2:]
+    documented = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [cells[0] for cells in documented] == [f"`{event.name}`" for event in EVENTS]
+    for cells, event in zip(documented, EVENTS, strict=True):
+        assert tuple(re.findall(r"`(\w+)`", cells[2])) == event.fields

@@ -10,49 +10,61 @@ import pytest
 from tests.framework.paths import TOP
 
 MAIN = "krunclient.__main__"
+SUPERVISOR = "krunclient.supervisor.watch, krunclient.supervisor.verdict"
 BEFORE_THE_FORK = {
     "krunclient",
     "krunclient.__main__",
-    "krunclient.address",
     "krunclient.bindings",
+    "krunclient.bindings.arch",
     "krunclient.bindings.declare",
     "krunclient.bindings.libc",
-    "krunclient.claims",
     "krunclient.cli",
     "krunclient.config",
     "krunclient.errors",
     "krunclient.host",
-    "krunclient.libraries",
+    "krunclient.host.elf",
+    "krunclient.host.facts",
+    "krunclient.host.kvm",
+    "krunclient.host.libraries",
+    "krunclient.host.program",
     "krunclient.log",
-    "krunclient.memory",
+    "krunclient.model",
+    "krunclient.options",
     "krunclient.plan",
-    "krunclient.program",
     "krunclient.record",
     "krunclient.report",
     "krunclient.sandbox",
+    "krunclient.sandbox.confinement",
+    "krunclient.sandbox.landlock",
     "krunclient.sandbox.mounts",
-    "krunclient.sandbox.policy",
-    "krunclient.sandbox.privileges",
+    "krunclient.sandbox.process",
     "krunclient.secret",
     "krunclient.supervisor",
+    "krunclient.supervisor.claims",
+    "krunclient.supervisor.memory",
+    "krunclient.supervisor.run",
 }
 # What each of the two processes alone needs it imports after the fork, beside the other.
 IN_THE_VMM = {
     "krunclient.bindings.libkrun",
-    "krunclient.initconfig",
-    "krunclient.sandbox.landlock",
+    "krunclient.sandbox.confine",
     "krunclient.sandbox.lifeline",
+    "krunclient.sandbox.privileges",
     "krunclient.sandbox.seccomp",
-    "krunclient.vm",
     "krunclient.vmm",
-    "krunclient.vmmlog",
+    "krunclient.vmm.descriptors",
+    "krunclient.vmm.initfile",
+    "krunclient.vmm.main",
+    "krunclient.vmm.start",
 }
 IN_THE_SUPERVISOR = {
-    "krunclient.readiness",
-    "krunclient.sandbox.network",
-    "krunclient.sandbox.seccomp",
-    "krunclient.vmmlog",
-    "krunclient.watch",
+    "krunclient.supervisor.announce",
+    "krunclient.supervisor.libkrunlog",
+    "krunclient.supervisor.loop",
+    "krunclient.supervisor.readiness",
+    "krunclient.supervisor.sockets",
+    "krunclient.supervisor.verdict",
+    "krunclient.supervisor.watch",
 }
 STANDARD = "import sys, __future__, ctypes, errno, fcntl, os, select, stat, time"
 LIST = 'print("\\n".join(sorted(sys.modules)))'
@@ -67,8 +79,8 @@ def modules(script: str) -> set[str]:
     ("imports", "expected"),
     [
         (MAIN, BEFORE_THE_FORK),
-        (f"{MAIN}, krunclient.vmm", BEFORE_THE_FORK | IN_THE_VMM),
-        (f"{MAIN}, krunclient.watch", BEFORE_THE_FORK | IN_THE_SUPERVISOR),
+        (f"{MAIN}, krunclient.vmm.main", BEFORE_THE_FORK | IN_THE_VMM),
+        (f"{MAIN}, {SUPERVISOR}", BEFORE_THE_FORK | IN_THE_SUPERVISOR),
     ],
 )
 def test_a_launch_imports_these_modules_and_no_other(imports: str, expected: set[str]) -> None:

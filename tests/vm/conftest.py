@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import Launcher, Server, busybox_root, open_to
+from tests.framework.launch import Launcher, Server
 from tests.framework.paths import EXECUTABLE
-
-USER = 4242
-HTTPD = "mkdir -p /www; echo hello >/www/index.html; exec httpd -f -p 80 -h /www"
+from tests.framework.ports import next_port
+from tests.framework.roots import HTTPD, busybox_root, open_to
+from tests.framework.users import USER
 
 # An overlay can't stand on another overlay, which /tmp of an emulated host is.
 SCRATCH = Path("/dev/shm/krunclient-tests")
@@ -65,7 +65,7 @@ def any_launcher(launcher: Launcher, scratch: Path, request: pytest.FixtureReque
 def neighbour(launcher: Launcher, scratch: Path) -> Iterator[Server]:
     """A VM beside those of the tests, which none of them may harm."""
     root = busybox_root(scratch / "neighbour", HTTPD)
-    with launcher.serve(root, next(PORTS)) as server:
+    with launcher.serve(root, next_port()) as server:
         yield server
 
 
@@ -93,7 +93,4 @@ def new_root(scratch: Path, request: pytest.FixtureRequest) -> Iterator[Callable
 
 @pytest.fixture
 def port() -> int:
-    return next(PORTS)
-
-
-PORTS = itertools.count(30001)
+    return next_port()

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from krunclient.sandbox.privileges import KEPT_CAPABILITIES
-from tests.framework.launch import Launcher, Server, busybox_root, open_to
-from tests.framework.processes import is_gone_within
-from tests.vm.conftest import HTTPD, PORTS, USER
+from krunclient.sandbox.confinement import CAPABILITIES
+from tests.framework.launch import Launcher, Server
+from tests.framework.ports import next_port
+from tests.framework.processes import is_gone_within, status_of
+from tests.framework.roots import HTTPD, busybox_root, open_to
+from tests.framework.users import USER
 
 NewRoot = Callable[..., Path]
 SECRET = "5ecret-that-must-not-be-found"
@@ -24,7 +26,7 @@ def serve(launcher: Launcher, directory: Path) -> Server:
     secrets = {"INTERNAL_SECRET": SECRET, "HOST": SECRET}
     root = busybox_root(directory, HTTPD)
     open_to(launcher.user or 0, root)
-    return launcher.serve(root, next(PORTS), f"--env=OTHER={SECRET}", env=secrets)
+    return launcher.serve(root, next_port(), f"--env=OTHER={SECRET}", env=secrets)
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +47,9 @@ def doomed(any_launcher: Launcher, scratch: Path) -> Iterator[Server]:
     shutil.rmtree(directory)
 
 
-def vmm_of(server: Server) -> Path:
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
-    (child,) = children.split()
-    return Path("/proc", child)
-
-
-def status_of(process: Path) -> dict[str, str]:
-    lines = (process / "status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
 def test_the_vmm_has_no_privilege_that_it_does_not_need(server: Server) -> None:
-    vmm = vmm_of(server)
-    kept = sum(1 << number for number in KEPT_CAPABILITIES.values())
+    vmm = server.vmm
+    kept = sum(1 << number for number in CAPABILITIES.values())
     for thread in (vmm / "task").iterdir():
         status = status_of(thread)
         assert int(status["CapEff"], 16) & ~kept == 0
@@ -72,7 +63,7 @@ def test_the_vmm_has_no_privilege_that_it_does_not_need(server: Server) -> None:
 
 
 def test_the_vmm_sees_no_file_of_the_host_but_the_guests_and_kvm(server: Server) -> None:
-    vmm = vmm_of(server)
+    vmm = server.vmm
     root = vmm / "root"
     assert sorted(path.name for path in root.iterdir()) == [
         "dev",
@@ -92,7 +83,7 @@ def test_the_vmm_sees_no_file_of_the_host_but_the_guests_and_kvm(server: Server)
 
 def test_the_vmm_has_no_descriptor_of_the_hosts_files(server: Server) -> None:
     allowed = ("/guest", "/dev/kvm", "/proc/", "/dev/null")
-    for descriptor in (vmm_of(server) / "fd").iterdir():
+    for descriptor in (server.vmm / "fd").iterdir():
         target = os.readlink(descriptor)
         anonymous = not target.startswith("/")
         assert anonymous or target.startswith(allowed) or target == "/", target
@@ -105,7 +96,7 @@ def test_the_secret_is_nowhere_on_the_host(server: Server, scratch: Path) -> Non
                 assert SECRET.encode() not in (process / name).read_bytes(), process
             except (FileNotFoundError, ProcessLookupError):
                 continue
-    assert (vmm_of(server) / "environ").read_bytes().strip(b"\0") == b""
+    assert (server.vmm / "environ").read_bytes().strip(b"\0") == b""
     # What was written since the tests began; the app itself, in its root, is none of ours.
     files = [
         "find",
@@ -126,14 +117,14 @@ def test_the_secret_is_nowhere_on_the_host(server: Server, scratch: Path) -> Non
 
 def test_a_vmm_that_crashes_leaves_no_core(doomed: Server, scratch: Path) -> None:
     Path("/proc/sys/kernel/core_pattern").write_text(f"{scratch}/core.%p")
-    os.kill(int(vmm_of(doomed).name), signal.SIGABRT)
+    os.kill(int(doomed.vmm.name), signal.SIGABRT)
     _, stderr = doomed.process.communicate(timeout=20)
     assert doomed.process.returncode == 70, stderr
     assert not list(scratch.glob("core.*"))
 
 
 def test_nothing_remains_a_second_after_the_supervisor_was_killed(doomed: Server) -> None:
-    vmm = vmm_of(doomed)
+    vmm = doomed.vmm
     doomed.process.kill()
     doomed.process.communicate()
     assert is_gone_within(1, int(vmm.name))
@@ -145,7 +136,7 @@ def test_as_root_the_vmm_runs_as_the_user_that_was_named(
     root = new_root(HTTPD)
     open_to(USER, root)  # what is root's stays root's: that user could not write there
     with launcher.serve(root, port, f"--user={USER}:{USER}") as server:
-        status = status_of(vmm_of(server))
+        status = status_of(server.vmm)
         assert status["Uid"].split() == [str(USER)] * 4
         assert status["Gid"].split() == [str(USER)] * 4
         assert status["Groups"] == ""

@@ -13,8 +13,8 @@ import pytest
 
 from tests.framework.launch import Launcher, Server
 from tests.framework.paths import TOP
-from tests.vm.conftest import HTTPD
-from tests.vm.test_confinement import vmm_of
+from tests.framework.processes import children_of
+from tests.framework.roots import HTTPD
 
 NewRoot = Callable[..., Path]
 GUEST_MIB = 128
@@ -49,7 +49,7 @@ def test_a_guest_that_floods_stays_in_its_bounds(
         threading.Event().wait(10)
         assert neighbour.get(timeout=30) == b"hello\n"
         if flooding.process.poll() is None:
-            assert resident_mib(vmm_of(flooding)) < GUEST_MIB + OVERHEAD_MIB
+            assert resident_mib(flooding.vmm) < GUEST_MIB + OVERHEAD_MIB
             assert resident_mib(Path("/proc", str(flooding.process.pid))) < 40
 
 
@@ -63,7 +63,7 @@ def test_ten_thousand_connections_that_say_nothing_harm_no_one_else(
         assert clients.stdout.readline() == "10000\n"
         assert neighbour.get(timeout=30) == b"hello\n"
         assert flooded.process.poll() is None
-        assert resident_mib(vmm_of(flooded)) < GUEST_MIB + OVERHEAD_MIB
+        assert resident_mib(flooded.vmm) < GUEST_MIB + OVERHEAD_MIB
         assert resident_mib(Path("/proc", str(flooded.process.pid))) < 40
         clients.communicate("")
         assert neighbour.get(timeout=30) == b"hello\n"
@@ -81,9 +81,8 @@ def test_a_gibibyte_of_output_comes_through_whole_and_takes_no_memory(
     while chunk := process.stdout.read1(2**20):  # type: ignore[attr-defined]
         received += len(chunk)
         if received % 2**26 < len(chunk):
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-            for child in children.split():
-                largest = max(largest, resident_mib(Path("/proc", child)))
+            for child in children_of(process.pid):
+                largest = max(largest, resident_mib(child))
             assert neighbour.get(timeout=30) == b"hello\n"
     process.communicate()
     assert (process.returncode, received) == (0, OUTPUT_BYTES)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import Launcher, open_to
-from tests.vm.conftest import USER
+from tests.framework.launch import Launcher
+from tests.framework.roots import open_to
+from tests.framework.users import USER
 
 NewRoot = Callable[..., Path]
 SECRET = "nobody in the guest may read this"

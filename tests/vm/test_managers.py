@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import GRACEFUL_HTTPD, Launcher
-from tests.framework.launch import STATUS_WHEN_ASKED as ASKED
+from tests.framework.launch import Launcher
 from tests.framework.manager import App, Manager
 from tests.framework.paths import SCRIPTS
+from tests.framework.ports import next_port
 from tests.framework.processes import runs
-from tests.vm.conftest import PORTS
+from tests.framework.roots import GRACEFUL_HTTPD
+from tests.framework.roots import STATUS_WHEN_ASKED as ASKED
 
 NewRoot = Callable[..., Path]
 
@@ -32,7 +33,7 @@ echo '{{"eventNumber": 1}}' >/www/api/status
 
 @pytest.fixture
 def apps(new_root: NewRoot) -> list[App]:
-    return [App(new_root(SCRIPT), next(PORTS)) for _ in range(3)]
+    return [App(new_root(SCRIPT), next_port()) for _ in range(3)]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:

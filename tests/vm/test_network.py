@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.framework.launch import Launcher, Server
+from tests.framework.roots import HTTPD
 from tests.framework.servers import Echo, Frames, sockets
-from tests.vm.conftest import HTTPD
 
 NewRoot = Callable[..., Path]
 

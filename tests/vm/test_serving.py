@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.framework.launch import Launcher, caddy_root
+from tests.framework.launch import Launcher
+from tests.framework.roots import caddy_root
 
 
 def test_busybox_httpd_answers_twenty_requests_in_a_row(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework import soak
+from tests.soak import soak
 
 LAUNCHES = 20
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import GRACEFUL_APP, STATUS_WHEN_ASKED, Launcher
+from tests.framework.launch import Launcher
+from tests.framework.roots import GRACEFUL_APP, STATUS_WHEN_ASKED
 
 NewRoot = Callable[..., Path]
 

@@ -13,20 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import (
+from tests.framework.launch import Launcher, Server, block_stops, ignore_stops
+from tests.framework.processes import is_gone_within
+from tests.framework.roots import (
     GRACEFUL_APP,
     GRACEFUL_HTTPD,
+    HTTPD,
     STATUS_WHEN_ASKED,
-    Launcher,
-    Server,
-    block_stops,
     caddy_root,
-    ignore_stops,
     write_app,
 )
-from tests.framework.processes import is_gone_within
-from tests.vm.conftest import HTTPD
-from tests.vm.test_confinement import vmm_of
 
 NewRoot = Callable[..., Path]
 Preexec = Callable[[], None] | None
@@ -177,7 +173,7 @@ def test_an_app_that_never_listens_is_70_after_the_ready_timeout(
 
 def test_a_vmm_that_is_killed_is_70(launcher: Launcher, new_root: NewRoot, port: int) -> None:
     with launcher.serve(new_root(HTTPD), port) as server:
-        vmm = int(vmm_of(server).name)
+        vmm = int(server.vmm.name)
         os.kill(vmm, signal.SIGKILL)
         stdout, stderr = server.process.communicate(timeout=10)
         assert server.process.returncode == 70, stdout

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.framework import attacks, fake_vmm
-from tests.framework.launch import Launcher, open_to
+from tests.framework.launch import Launcher
+from tests.framework.roots import open_to
 
 
 @pytest.fixture

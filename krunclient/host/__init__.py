@@ -1,0 +1,1 @@
+"""What this host offers: read-only probes, before anything is done."""

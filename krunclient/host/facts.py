@@ -1,0 +1,67 @@
+"""Config to HostFacts: what this host offers for it. Probes read; they change nothing."""
+
+from __future__ import annotations
+
+import os
+
+from krunclient.bindings.arch import ARCHITECTURES
+from krunclient.bindings.libc import landlock_abi
+from krunclient.errors import HostError, UsageError
+from krunclient.host import kvm, libraries, program
+from krunclient.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from krunclient.bindings.arch import Architecture
+    from krunclient.bindings.libc import Libc
+    from krunclient.config import Config
+    from krunclient.model import LibraryPair
+
+
+class HostFacts(Record):
+    """`vmm_uid` is who the VMM runs as, `landlock_abi` 0 where the kernel has no Landlock."""
+
+    architecture: Architecture
+    libraries: LibraryPair
+    vmm_uid: int
+    landlock_abi: int
+
+
+def find_architecture() -> Architecture:
+    """This machine's. Raises HostError for one that is not served."""
+    machine = os.uname().machine
+    if machine in ARCHITECTURES:
+        return ARCHITECTURES[machine]
+    raise HostError(
+        "no VM can be started", machine, "this architecture is not served", "use x86_64"
+    )
+
+
+def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
+    """Find what a launch needs, the user's own mistakes first.
+
+    Raises UsageError, RootError, PermissionDeniedError or HostError for the first thing missing.
+    """
+    for volume in config.files.volumes:
+        if not os.path.isdir(volume.host_directory):
+            raise UsageError(
+                "--volume can't be used",
+                volume.host_directory,
+                "it is no directory of this host",
+                "make it, or name another",
+            )
+    program.check(libc, config.files.root_path, config.guest.exec_path, architecture)
+    pair = libraries.find(config.libkrun, config.libkrunfw, architecture)
+    if config.user is None:
+        kvm.check()  # else the VMM child does, as that user
+    return HostFacts(
+        architecture=architecture,
+        libraries=pair,
+        vmm_uid=vmm_uid(config),
+        landlock_abi=landlock_abi(libc) if config.sandbox else 0,
+    )
+
+
+def vmm_uid(config: Config) -> int:
+    """Who the VMM runs as."""
+    return os.geteuid() if config.user is None else config.user.uid

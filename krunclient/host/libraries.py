@@ -1,0 +1,164 @@
+"""Which libkrun and libkrunfw are loaded: what was given, the bundled pair, the system's."""
+
+from __future__ import annotations
+
+import os
+
+from krunclient.errors import HostError, LaunchError, failed_call
+from krunclient.host.elf import Elf
+from krunclient.model import Features, LibraryPair
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from krunclient.bindings.arch import Architecture
+
+PACKAGE = os.path.dirname(os.path.dirname(__file__))
+KRUN_SONAMES = ("libkrun.so.2", "libkrun.so.1", "libkrun.so")
+KRUNFW_SONAME_PREFIX = b"libkrunfw.so."
+GIVE_ANOTHER = "give another by --libkrun and --libkrunfw"
+
+
+def find(libkrun: str | None, libkrunfw: str | None, architecture: Architecture) -> LibraryPair:
+    """The pair to load: what was given, else the bundled one, else the system's.
+
+    A libkrun opens libkrunfw by a soname that is built into it, so the second is looked for by
+    that soname, and one that was given must have it. Raises HostError where one is missing.
+    """
+    bundled = os.path.join(PACKAGE, "bundled", architecture.machine)
+    directories = system_directories(architecture)
+    given = [path for path in (libkrun, libkrunfw) if path is not None]
+    for path in given:
+        if not os.path.isfile(path):
+            why = "there is no such file"
+            raise HostError("a library can't be loaded", path, why, GIVE_ANOTHER)
+    found_krun = libkrun or _first((f"{bundled}/libkrun.so",)) or _find(directories, KRUN_SONAMES)
+    if found_krun is None:
+        raise HostError(
+            "libkrun was not found",
+            " ".join(directories),
+            "there is none, nor one bundled",
+            "install libkrun, or give its path by --libkrun",
+        )
+    features = read_features(found_krun, architecture)
+    if not given and found_krun.startswith(bundled):
+        # A pair that the build has tried together.
+        found_krunfw, origin = f"{bundled}/libkrunfw.so", "bundled"
+    else:
+        found_krunfw = _matching_krunfw(found_krun, libkrunfw, bundled, directories)
+        origin = "given" if given else "system"
+    return LibraryPair(libkrun=found_krun, libkrunfw=found_krunfw, origin=origin, features=features)
+
+
+def _matching_krunfw(
+    libkrun: str, given: str | None, bundled: str, directories: tuple[str, ...]
+) -> str:
+    """The libkrunfw whose soname stands in a libkrun: the one that was given, the bundled one, or
+    the system's.
+    """
+    soname = _wanted_krunfw(libkrun)
+    if given is not None:
+        if not _contains(given, soname.encode() + b"\0"):
+            raise HostError(
+                "libkrunfw can't be used",
+                given,
+                f"{libkrun} needs {soname}, and it is not that",
+                "give a pair that belongs together",
+            )
+        return given
+    own = f"{bundled}/libkrunfw.so"
+    if os.path.isfile(own) and _contains(own, soname.encode() + b"\0"):
+        return own
+    found = _find((os.path.dirname(libkrun), *directories), (soname,))
+    if found is None:
+        raise HostError(
+            "libkrunfw was not found",
+            soname,
+            f"{libkrun} needs it",
+            "install libkrunfw, or give its path by --libkrunfw",
+        )
+    return found
+
+
+def read_features(libkrun: str, architecture: Architecture) -> Features:
+    """What a libkrun can do, by the names of its functions; nothing of it is run.
+
+    Raises HostError for a file that can't be read or is no libkrun.
+    """
+    what = "libkrun can't be used"
+    try:
+        descriptor = os.open(libkrun, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            elf = Elf(descriptor)
+            if not elf.is_for(architecture.elf_machine):
+                why = f"it is no library for {architecture.machine}"
+                raise HostError(what, libkrun, why, GIVE_ANOTHER)
+            strings = elf.dynamic_strings()
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _unreadable(libkrun, error) from None
+    features = Features.of(lambda name: name.encode() + b"\0" in strings)
+    if not features.krun_set_root and not features.krun_add_virtiofs3:
+        why = "it has no function krun_set_root or krun_add_virtiofs3"
+        raise HostError(what, libkrun, why, "use libkrun 1.9 or later")
+    return features
+
+
+def system_directories(architecture: Architecture) -> tuple[str, ...]:
+    """Where distributions put libraries. LD_LIBRARY_PATH is no place to look: a process manager
+    may have it point into the app's own directory.
+    """
+    return (
+        "/usr/local/lib64",
+        "/usr/local/lib",
+        "/usr/lib64",
+        f"/usr/{architecture.library_directory}",
+        "/usr/lib",
+    )
+
+
+def _first(paths: Iterable[str]) -> str | None:
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def _find(directories: tuple[str, ...], names: tuple[str, ...]) -> str | None:
+    return _first(os.path.join(directory, name) for name in names for directory in directories)
+
+
+def _wanted_krunfw(libkrun: str) -> str:
+    """The soname of libkrunfw that stands in a libkrun."""
+    start = _position(libkrun, KRUNFW_SONAME_PREFIX)
+    if start < 0:
+        raise HostError(
+            "libkrun can't be used",
+            libkrun,
+            "it does not name a libkrunfw",
+            "use libkrun 1.9 or later",
+        )
+    with open(libkrun, "rb") as file:
+        file.seek(start + len(KRUNFW_SONAME_PREFIX))
+        text = file.read(8)
+    digits = bytes(byte for byte in text[: len(text) - len(text.lstrip(b"0123456789"))])
+    return (KRUNFW_SONAME_PREFIX + digits).decode()
+
+
+def _contains(path: str, text: bytes) -> bool:
+    return _position(path, text) >= 0
+
+
+def _position(path: str, text: bytes) -> int:
+    from mmap import ACCESS_READ, mmap
+
+    try:
+        with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return content.find(text)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except ValueError:
+        raise HostError("a library can't be read", path, "it is empty", GIVE_ANOTHER) from None
+
+
+def _unreadable(path: str, error: OSError) -> LaunchError:
+    return failed_call("a library can't be loaded", path, error, GIVE_ANOTHER)

@@ -1,0 +1,187 @@
+"""The values that stages and processes hand to each other. Nothing here has an effect."""
+
+from __future__ import annotations
+
+import ctypes
+
+from krunclient.bindings.libc import AF_INET, AF_INET6
+from krunclient.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from krunclient.bindings.libc import Libc
+    from krunclient.secret import Secret
+
+V4_MAPPED_PREFIX = bytes(10) + b"\xff\xff"
+SIZES = {AF_INET: 4, AF_INET6: 16}
+
+
+class Endpoint(Record):
+    """An IP address, in network byte order, and a TCP port.
+
+    An IPv4 address that is mapped into IPv6 is kept as IPv4: the kernel treats them alike.
+    """
+
+    packed: bytes
+    port: int
+
+    @property
+    def family(self) -> int:
+        return AF_INET if len(self.packed) == SIZES[AF_INET] else AF_INET6
+
+    def text(self) -> str:
+        """As users write it: `127.0.0.1:80`, `[::1]:80`."""
+        host = f"[{self.host()}]" if self.family == AF_INET6 else self.host()
+        return f"{host}:{self.port}"
+
+    def host(self) -> str:
+        """The address alone: `127.0.0.1`, `0:0:0:0:0:0:0:1`."""
+        if self.family == AF_INET:
+            return ".".join(str(byte) for byte in self.packed)
+        groups = (self.packed[start : start + 2].hex() for start in range(0, 16, 2))
+        return ":".join(f"{int(group, 16):x}" for group in groups)
+
+    def sockaddr(self, family: int) -> bytes:
+        """struct sockaddr_in or sockaddr_in6 for a socket of this family, ip(7), ipv6(7).
+
+        Raises ValueError for an IPv6 address and an IPv4 socket.
+        """
+        head = family.to_bytes(2, "little") + self.port.to_bytes(2, "big")
+        if family == AF_INET6:
+            mapped = V4_MAPPED_PREFIX + self.packed if self.family == AF_INET else self.packed
+            return head + bytes(4) + mapped + bytes(4)
+        if self.family == AF_INET6:
+            raise ValueError("an IPv4 socket can't have an IPv6 address")
+        return head + self.packed + bytes(8)
+
+
+def parse_ip(libc: Libc, text: str) -> bytes | None:
+    """The packed form of an IPv4 or IPv6 literal, None for a text that is none."""
+    try:
+        encoded = text.encode("ascii")
+    except UnicodeEncodeError:
+        return None
+    for family, size in SIZES.items():
+        buffer = ctypes.create_string_buffer(size)
+        if b"\0" not in encoded and libc.inet_pton(family, encoded, buffer) == 1:
+            return _unmapped(buffer.raw)
+    return None
+
+
+def from_sockaddr(data: bytes) -> Endpoint | None:
+    """The endpoint in the bytes of a struct sockaddr, None for other families and short ones."""
+    family, port = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:4], "big")
+    if family == AF_INET and len(data) >= 8:
+        return Endpoint(packed=data[4:8], port=port)
+    if family == AF_INET6 and len(data) >= 24:
+        return Endpoint(packed=_unmapped(data[8:24]), port=port)
+    return None
+
+
+def _unmapped(packed: bytes) -> bytes:
+    return packed[12:] if packed.startswith(V4_MAPPED_PREFIX) and len(packed) == 16 else packed
+
+
+class Policy(Record):
+    """What the guest may do with sockets. All else is refused.
+
+    The guest listens on `guest_port`; `listen` is where the host does so for it. `allow` is what
+    the guest may connect to.
+    """
+
+    guest_port: int
+    listen: Endpoint
+    allow: tuple[Endpoint, ...]
+
+    def may_listen(self, wanted: Endpoint | None) -> bool:
+        """`wanted` is the address of a bind(2) of the VMM's, as libkrun was told to map it: to the
+        guest's port's own number, so that no other listener of the guest's has it.
+        """
+        return wanted is not None and wanted.port == self.guest_port
+
+    def may_connect(self, wanted: Endpoint | None) -> bool:
+        return wanted is not None and wanted in self.allow
+
+
+class Guest(Record):
+    """The virtual machine and its program.
+
+    `exec_path` is absolute in the guest. `variables` is the program's whole environment, in order.
+    """
+
+    vcpus: int
+    memory_mib: int
+    exec_path: str
+    app_arguments: tuple[str, ...]
+    variables: tuple[tuple[str, Secret], ...]
+
+
+class Volume(Record):
+    """A host directory inside the guest. `guest_directory` is absolute in the guest."""
+
+    host_directory: str
+    guest_directory: str
+    read_only: bool
+
+
+class Files(Record):
+    """What the guest finds. `overlay` is None where its writes stay in memory.
+
+    Paths may hold bytes that are no UTF-8, as surrogates.
+    """
+
+    root_path: str
+    overlay: str | None
+    overlay_size_mib: int
+    volumes: tuple[Volume, ...]
+
+
+class User(Record):
+    """Numeric ids, and the supplementary groups."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+# Where libkrun's init looks for its arguments and the app's environment, in the guest.
+INIT_FILE = "/.krun_config.json"
+
+
+class Features(Record):
+    """What a libkrun can do: whether it has the function of each name, include/libkrun.h.
+
+    Functions that every served libkrun has are not among them.
+    """
+
+    krun_init_log: bool  # 1.13
+    krun_set_root: bool  # 1.x
+    krun_add_virtiofs3: bool  # 1.18
+    krun_fs_add_overlay_file: bool  # 1.19
+    krun_disable_implicit_console: bool
+    krun_add_virtio_console_default: bool  # 1.16
+    krun_disable_implicit_vsock: bool
+    krun_add_vsock: bool  # 1.17
+    krun_set_egress_policy: bool  # 2.x of smolmachines
+
+    @classmethod
+    def of(cls, has: Callable[[str], bool]) -> Features:
+        return cls(**{name: has(name) for name in cls.field_names()})
+
+    @property
+    def generation(self) -> str:
+        """1.x has implicit devices, 2.x explicit ones alone."""
+        return "1.x" if self.krun_set_root else "2.x"
+
+
+class LibraryPair(Record):
+    """Absolute paths, where the pair was found (`bundled`, `system` or `given`), and what its
+    libkrun can do.
+    """
+
+    libkrun: str
+    libkrunfw: str
+    origin: str
+    features: Features

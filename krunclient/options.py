@@ -1,0 +1,450 @@
+"""The options, one row each: what --help, the environment and the config know of an option.
+
+A converter takes the place where the texts were given (`--memory` or `KRUNCLIENT_MEMORY`), for its
+error, and the texts; it tells what they alone can tell and raises UsageError for the rest.
+"""
+
+from __future__ import annotations
+
+import os
+
+from krunclient.errors import UsageError
+from krunclient.log import FORMATS, LEVELS
+from krunclient.model import User, Volume
+from krunclient.record import Record
+from krunclient.secret import Secret
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Generic, TypeVar
+
+    Value = TypeVar("Value", covariant=True)
+    One = Callable[[str, str], Value]  # of one text
+    All = Callable[[str, tuple[str, ...]], Value]
+else:
+    Value = None
+
+    class Generic:  # importing typing costs a launch 5 ms
+        def __class_getitem__(cls, _parameter: object) -> type:
+            return cls
+
+
+ENVIRONMENT_PREFIX = "KRUNCLIENT_"
+
+# MAX_ARG_STRLEN of <linux/binfmts.h>: execve(2) in the guest refuses a longer NAME=VALUE or
+# argument, the terminating NUL included.
+MAX_ARG_BYTES = 128 * 1024
+# libkrun's init takes settings of its own from variables of these names.
+INIT_PREFIX = "KRUN_"
+INIT_NAMES = ("HOSTNAME",)
+
+MAX_OVERLAY_MIB = 2**20
+MAX_ID = 2**32 - 2  # (uid_t)-1 means no id at all
+MAX_SECONDS = 86400
+MAX_CPUS = 255  # krun_set_vm_config takes them as uint8_t
+# The bundled kernel starts with 64 MiB; with 32 it does not fit, and libkrun aborts.
+MIN_MEMORY_MIB = 64
+MAX_MEMORY_MIB = 2**32 - 1  # and this as uint32_t
+
+
+class Option(Record, Generic[Value]):
+    """One row.
+
+    `metavar` is empty for a flag, which takes no value. `default` is the value where the option
+    is not given, `default_text` what people are told of it where that is more. A `repeatable` one
+    collects its texts, else the last wins. What `needs_sandbox` is the sandbox's to keep. The
+    texts of a `secret` one are hidden from /proc. An `action` takes the place of a launch, and
+    can't be set in the environment.
+    """
+
+    name: str
+    help: str
+    default: Value
+    convert: All[Value]
+    metavar: str = ""
+    default_text: str = ""
+    repeatable: bool = False
+    needs_sandbox: bool = False
+    secret: bool = False
+    action: bool = False
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return ENVIRONMENT_PREFIX + self.name[2:].upper().replace("-", "_")
+
+
+class GivenVariable(Record):
+    """One --env. `place` names it in errors; without a `value` it is krunclient's own."""
+
+    place: str
+    name: str
+    value: Secret | None
+
+
+# Converters
+
+
+def last(convert: One[Value]) -> All[Value]:
+    return lambda source, texts: convert(source, texts[-1])
+
+
+def each(convert: One[Value]) -> All[tuple[Value, ...]]:
+    return lambda source, texts: tuple(convert(source, text) for text in texts)
+
+
+def as_given(_source: str, text: str) -> str:
+    return text
+
+
+def is_set(_source: str, _texts: tuple[str, ...]) -> bool:
+    return True
+
+
+def whole_number(source: str, text: str, low: int, high: int) -> int:
+    # int() takes more than digits, and no more than about 4,300 of them.
+    if text.isascii() and text.isdigit() and len(text) <= 20 and low <= int(text) <= high:
+        return int(text)
+    raise UsageError(
+        f"{source} can't be used",
+        text if len(text) <= 40 else text[:40] + "...",
+        f"not a whole number from {low} to {high}",
+        "give one",
+    )
+
+
+def number(low: int, high: int) -> All[int]:
+    return last(lambda source, text: whole_number(source, text, low, high))
+
+
+def choice(*choices: str) -> All[str]:
+    def convert(source: str, text: str) -> str:
+        if text in choices:
+            return text
+        raise UsageError(f"{source} can't be used", text, "no such choice", "|".join(choices))
+
+    return last(convert)
+
+
+def seconds(source: str, text: str) -> float:
+    whole, _, fraction = text.partition(".")
+    digits = whole + fraction
+    if text.isascii() and digits.isdigit() and len(text) <= 12 and float(text) <= MAX_SECONDS:
+        return float(text)
+    raise UsageError(
+        f"{source} can't be used",
+        text[:40],
+        f"not a number of seconds from 0 to {MAX_SECONDS}",
+        "give one, such as 8 or 0.5",
+    )
+
+
+def seconds_or_none(source: str, text: str) -> float | None:
+    """0 is no limit."""
+    return seconds(source, text) or None
+
+
+def directory(_source: str, text: str) -> str:
+    return os.path.abspath(text)
+
+
+def absolute_path(source: str, text: str) -> str:
+    if text.startswith("/"):
+        return text
+    raise UsageError(
+        f"{source} can't be used",
+        text,
+        "libraries are loaded by absolute path alone",
+        "give a path that begins with /",
+    )
+
+
+def guest_path(source: str, text: str) -> str:
+    if not text.startswith("/") or text.endswith("/"):
+        raise UsageError(
+            f"{source} can't be used",
+            text,
+            "not the absolute path of a program",
+            "give a path that begins with / as the guest sees it",
+        )
+    return guest_text(source, text)
+
+
+def guest_text(thing: str, text: str) -> str:
+    """A text that can become an argument or a variable of the guest's program."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise UsageError(
+            "can't pass a value to the guest", thing, "it is not UTF-8", "encode it, in base64 say"
+        ) from None
+    if size >= MAX_ARG_BYTES:
+        raise UsageError(
+            "can't pass a value to the guest",
+            thing,
+            f"it takes {size} bytes, and Linux allows {MAX_ARG_BYTES - 1}",
+            "put it into a file of the root",
+        )
+    return text
+
+
+def volume(source: str, text: str) -> Volume:
+    rest = text.removesuffix(":ro")
+    host_directory, _, guest_directory = rest.rpartition(":")
+    parts = guest_directory.split("/")
+    if not host_directory or parts[0] or not any(parts) or ".." in parts:
+        raise UsageError(
+            f"{source} can't be used",
+            text,
+            "not HOST_DIR:GUEST_DIR or HOST_DIR:GUEST_DIR:ro",
+            "give a directory of the host, and an absolute path in the guest without ..",
+        )
+    return Volume(
+        host_directory=os.path.abspath(host_directory),
+        guest_directory=guest_directory,
+        read_only=rest != text,
+    )
+
+
+def user(source: str, text: str) -> User:
+    uid_text, colon, gid_text = text.partition(":")
+    uid = whole_number(source, uid_text, 1, MAX_ID)
+    if os.geteuid() != 0:
+        raise UsageError(
+            f"{source} can't be used", text, "only root can become another user", "leave it out"
+        )
+    import pwd
+
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        gid = whole_number(source, gid_text, 1, MAX_ID) if colon else uid
+        return User(uid=uid, gid=gid, groups=())
+    gid = whole_number(source, gid_text, 1, MAX_ID) if colon else account.pw_gid
+    return User(uid=uid, gid=gid, groups=tuple(os.getgrouplist(account.pw_name, gid)))
+
+
+def variables(source: str, texts: tuple[str, ...]) -> tuple[GivenVariable, ...]:
+    found = []
+    for position, text in enumerate(texts, 1):
+        name, equals, value = text.partition("=")
+        # A name may be a value that lost its name, or a line of one: it is not shown.
+        place = f"{source}, number {position}"
+        if not (name.isascii() and name.isidentifier()):
+            raise UsageError(
+                "can't read a variable",
+                place,
+                "its name is not one of letters, digits and _ that begins with no digit",
+                "give NAME=VALUE",
+            )
+        if name.startswith(INIT_PREFIX) or name in INIT_NAMES:
+            raise UsageError(
+                "can't pass a variable",
+                place,
+                f"libkrun's init takes {INIT_PREFIX}* and {' '.join(INIT_NAMES)} as settings of"
+                " its own",
+                "give it another name",
+            )
+        found.append(GivenVariable(place=place, name=name, value=Secret(value) if equals else None))
+    return tuple(found)
+
+
+# The rows, in the order in which --help shows them
+
+CPUS = Option(
+    name="--cpus", metavar="N", default=1, convert=number(1, MAX_CPUS), help="vCPUs, 1 to 255"
+)
+MEMORY = Option(
+    name="--memory",
+    metavar="MIB",
+    default=512,
+    convert=number(MIN_MEMORY_MIB, MAX_MEMORY_MIB),
+    help="guest RAM in MiB",
+)
+EXEC = Option(
+    name="--exec",
+    metavar="PATH",
+    default="/bin/app",
+    convert=last(guest_path),
+    help="guest program, absolute in the guest",
+)
+GUEST_PORT = Option(
+    name="--guest-port",
+    metavar="PORT",
+    default=80,
+    convert=number(1, 65535),
+    help="guest TCP port that is mapped",
+)
+BIND = Option(
+    name="--bind",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    convert=last(as_given),
+    needs_sandbox=True,
+    help="host address of LOCAL_PORT",
+)
+ALLOW: Option[tuple[str, ...]] = Option(
+    name="--allow",
+    metavar="ADDRESS:PORT",
+    default=("127.0.0.1:8443",),  # the host's internal service, internal.yesterday.localhost
+    convert=each(as_given),
+    repeatable=True,
+    needs_sandbox=True,
+    help="what the guest may connect to, or none",
+)
+OVERLAY: Option[str | None] = Option(
+    name="--overlay",
+    metavar="DIR",
+    default=None,
+    convert=last(directory),
+    needs_sandbox=True,
+    help="keep the guest's writes in DIR",
+)
+STATE_DIR: Option[str | None] = Option(
+    name="--state-dir",
+    metavar="DIR",
+    default=None,
+    convert=last(directory),
+    needs_sandbox=True,
+    help="keep them in a subdirectory of ROOT_PATH's own",
+)
+OVERLAY_SIZE = Option(
+    name="--overlay-size",
+    metavar="MIB",
+    default=64,
+    convert=number(1, MAX_OVERLAY_MIB),
+    needs_sandbox=True,
+    help="bound of writes kept in memory",
+)
+VOLUME: Option[tuple[Volume, ...]] = Option(
+    name="--volume",
+    metavar="HOST_DIR:GUEST_DIR[:ro]",
+    default=(),
+    convert=each(volume),
+    repeatable=True,
+    needs_sandbox=True,
+    help="a host directory inside the guest",
+)
+USER: Option[User | None] = Option(
+    name="--user",
+    metavar="UID[:GID]",
+    default=None,
+    convert=last(user),
+    help="when started as root: who the VMM runs as",
+)
+SANDBOX = Option(
+    name="--sandbox",
+    metavar="strict|off",
+    default="strict",
+    convert=choice("strict", "off"),
+    help="confine the VMM, or do not",
+)
+GRACE_PERIOD: Option[float] = Option(
+    name="--grace-period",
+    metavar="SECONDS",
+    default=8,
+    convert=last(seconds),
+    help="how long the app may take to stop",
+)
+READY_TIMEOUT: Option[float | None] = Option(
+    name="--ready-timeout",
+    metavar="SECONDS",
+    default=None,
+    convert=last(seconds_or_none),
+    help="how long it may take to listen; then the start has failed",
+)
+DIE_WITH_PARENT = Option(
+    name="--die-with-parent",
+    default=False,
+    convert=is_set,
+    help="end at once when the parent process does",
+)
+ENV: Option[tuple[GivenVariable, ...]] = Option(
+    name="--env",
+    metavar="NAME[=VALUE]",
+    default=(),
+    convert=variables,
+    repeatable=True,
+    secret=True,
+    help="one more variable; without =VALUE, krunclient's own value",
+)
+LIBKRUN: Option[str | None] = Option(
+    name="--libkrun",
+    metavar="PATH",
+    default=None,
+    default_text="the bundled pair, then the system's",
+    convert=last(absolute_path),
+    help="the libkrun to load",
+)
+LIBKRUNFW: Option[str | None] = Option(
+    name="--libkrunfw",
+    metavar="PATH",
+    default=None,
+    default_text="the bundled pair, then the system's",
+    convert=last(absolute_path),
+    help="the libkrunfw to load",
+)
+LOG_LEVEL = Option(
+    name="--log-level",
+    metavar="LEVEL",
+    default="warning",
+    convert=choice(*LEVELS),
+    help="error, warning, info or debug",
+)
+LOG_FORMAT = Option(
+    name="--log-format",
+    metavar="FORMAT",
+    default="text",
+    convert=choice(*FORMATS),
+    help="text or json",
+)
+CONSOLE = Option(
+    name="--console",
+    default=False,
+    convert=is_set,
+    help="guest kernel console and libkrun's log on stderr",
+)
+PLAN = Option(
+    name="--plan",
+    default=False,
+    convert=is_set,
+    action=True,
+    help="print the resolved plan as JSON and exit",
+)
+CHECK = Option(
+    name="--check",
+    default=False,
+    convert=is_set,
+    action=True,
+    help="report what this host offers and exit",
+)
+VERSION = Option(
+    name="--version",
+    default=False,
+    convert=is_set,
+    action=True,
+    help="print the version and exit",
+)
+HELP = Option(
+    name="--help", default=False, convert=is_set, action=True, help="print this text and exit"
+)
+
+OPTIONS = (
+    *(CPUS, MEMORY, EXEC, GUEST_PORT, BIND, ALLOW, OVERLAY, STATE_DIR, OVERLAY_SIZE, VOLUME),
+    *(USER, SANDBOX, GRACE_PERIOD, READY_TIMEOUT, DIE_WITH_PARENT, ENV, LIBKRUN, LIBKRUNFW),
+    *(LOG_LEVEL, LOG_FORMAT, CONSOLE, PLAN, CHECK, VERSION, HELP),
+)
+BY_NAME = {option.name: option for option in OPTIONS}
+SECRET_NAMES = tuple(option.name.encode() for option in OPTIONS if option.secret)
+
+
+def default_text(option: Option[object]) -> str:
+    """The default as people read it, empty where there is none."""
+    if option.default_text or option.action:
+        return option.default_text
+    if isinstance(option.default, bool):
+        return "off"
+    if isinstance(option.default, tuple):
+        return " ".join(map(str, option.default))
+    return "" if option.default is None else f"{option.default}"

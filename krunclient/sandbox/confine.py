@@ -1,0 +1,87 @@
+"""Put a confinement into effect, in the VMM child: every wall, in the one order that works.
+
+Each wall takes away what those before it need: the namespaces and mounts need capabilities,
+Landlock and the lifeline need no_new_privs, and the filter refuses them all.
+"""
+
+from __future__ import annotations
+
+import os
+
+from krunclient import report
+from krunclient.errors import VmError, failed_call
+from krunclient.record import Record
+from krunclient.sandbox import landlock, lifeline, mounts, privileges, process, seccomp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from krunclient.bindings.arch import Architecture
+    from krunclient.bindings.libc import Libc
+    from krunclient.sandbox.confinement import Confinement
+    from krunclient.secret import Secret
+
+GUEST_ROOT = f"/{mounts.GUEST}"
+
+
+class Supervisor(Record):
+    """The child's supervisor: its process id, the pipe that is reported on, and the pipe on which
+    it gives leave to go on.
+    """
+
+    process: int
+    report: int
+    go: int
+
+
+def confine(
+    confinement: Confinement,
+    libc: Libc,
+    architecture: Architecture,
+    supervisor: Supervisor,
+    init_file: Secret,
+) -> str:
+    """Put every wall around this process. Returns where the guest's root is now.
+
+    Raises LaunchError or OSError.
+    """
+    # A process without privileges that can't be dumped could not write its own uid_map.
+    process.set_dumpable(libc, confinement.user_namespace)
+    privileges.enter_namespaces(libc, user_namespace=confinement.user_namespace)
+    sources = mounts.open_sources(confinement.mounts)
+    mounts.perform(libc, confinement.mounts, sources, init_file)
+    for descriptor in sources.values():
+        os.close(descriptor)
+    process.set_dumpable(libc, confinement.is_dumpable)
+    for name, value in confinement.limits.items():
+        process.lower_limit(libc, name, value)
+    privileges.drop_capabilities(libc, confinement.capabilities)
+    landlock.restrict(libc, confinement.landlock_abi, confinement.landlock_rules)
+    lifeline.start(libc, architecture, supervisor.process)
+    program = seccomp.assemble(architecture, os.getpid(), set_id_bits=confinement.set_id_bits)
+    _wait_for_supervision(libc, program, supervisor)
+    return GUEST_ROOT
+
+
+def _wait_for_supervision(
+    libc: Libc, program: Sequence[seccomp.Instruction], supervisor: Supervisor
+) -> None:
+    """Install the filter, hand its listener to the supervisor, and keep no hold of it.
+
+    Whoever has the listener decides on the calls that the filter stops: the VMM must not.
+    """
+    try:
+        listener = seccomp.install(libc, program)
+    except OSError as error:
+        raise failed_call(
+            "the sandbox can't be made",
+            "a seccomp filter with notifications",
+            error,
+            "use Linux 5.11 or later with CONFIG_SECCOMP_FILTER",
+        ) from None
+    report.send_listener(supervisor.report, listener)
+    if not os.read(supervisor.go, 1):
+        os._exit(VmError.status)  # the supervisor is gone
+    os.close(listener)
+    os.close(supervisor.go)

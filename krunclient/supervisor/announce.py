@@ -1,0 +1,102 @@
+"""What becomes known of a VM's life: to who reads the log, and to a service manager."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from krunclient import log as events
+from krunclient.bindings.libc import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK
+from krunclient.errors import reason
+from krunclient.supervisor.readiness import milliseconds_since_start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import resource
+
+    from krunclient.bindings.libc import Libc
+    from krunclient.log import Log
+    from krunclient.plan import Plan
+    from krunclient.supervisor.verdict import End
+
+
+MAX_UNIX_PATH_BYTES = 107  # sockaddr_un.sun_path without its NUL, unix(7)
+
+
+class Announcer:
+    """One method an event."""
+
+    def __init__(self, plan: Plan, libc: Libc, log: Log) -> None:
+        self._plan = plan
+        self._libc = libc
+        self._log = log
+        self._started = time.monotonic()
+
+    def is_asked_for_readiness(self) -> bool:
+        """Whether anybody would hear of it."""
+        return bool(self._plan.config.life.notify_socket) or self._log.writes(events.READY)
+
+    def confined(self) -> None:
+        self._log.write(events.CONFINED, "the VMM is behind its walls, and makes the VM")
+
+    def ready(self) -> None:
+        elapsed = milliseconds_since_start()
+        listen = self._plan.config.policy.listen.text()
+        text = f"{listen} accepts connections after {elapsed} ms"
+        self._log.write(events.READY, text, milliseconds=elapsed)
+        self._notify(b"READY=1")
+
+    def stop_requested(self) -> None:
+        self._notify(b"STOPPING=1")
+
+    def app_is_asked_to_stop(self, signal: int) -> None:
+        grace = self._plan.config.life.grace_period
+        text = f"signal {signal}: the app is asked to stop, and has {grace:g} s"
+        self._log.write(events.STOPPING, text, signal=signal)
+
+    def forced(self, why: str, signal: int) -> None:
+        self._log.write(events.FORCED, f"the VM is ended: {why}", signal=signal)
+
+    def ended(self, end: End, used: resource.struct_rusage) -> None:
+        seconds = time.monotonic() - self._started
+        processor = used.ru_utime + used.ru_stime
+        peak_mib = used.ru_maxrss // 1024
+        self._log.write(
+            events.ENDED,
+            f"{end.how} after {seconds:.1f} s; {processor:.1f} s of processor"
+            f" time, {peak_mib} MiB of memory at most",
+            how=end.how,
+            app_status=end.app_status,
+            stopped_by=end.stop_signal,
+            forced=end.forced,
+            seconds=round(seconds, 3),
+            processor_seconds=round(processor, 3),
+            peak_memory_mib=peak_mib,
+        )
+
+    def _notify(self, state: bytes) -> None:
+        where = self._plan.config.life.notify_socket
+        if not where:
+            return
+        try:
+            notify(self._libc, where, state)
+        except OSError as error:
+            text = f"{state.decode()} can't be sent to NOTIFY_SOCKET: {reason(error)}"
+            self._log.write(events.NOTIFY, text)
+
+
+def notify(libc: Libc, where: str, state: bytes) -> None:
+    """sd_notify(3). `where` is a path, or a name that begins with `@`. Raises OSError."""
+    name = os.fsencode(where)
+    if len(name) > MAX_UNIX_PATH_BYTES:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    if name.startswith(b"@"):
+        name = b"\0" + name[1:]
+    sockaddr = AF_UNIX.to_bytes(2, "little") + name
+    descriptor = libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
+    try:
+        libc.connect(descriptor, sockaddr, len(sockaddr))
+        os.write(descriptor, state)
+    finally:
+        os.close(descriptor)

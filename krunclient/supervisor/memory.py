@@ -1,0 +1,54 @@
+"""The process's own argv and environment in memory, as /proc/PID shows them to others."""
+
+from __future__ import annotations
+
+import ctypes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+def own_stat() -> list[bytes]:
+    """The fields of proc_pid_stat(5) of this process from the third on."""
+    with open("/proc/self/stat", "rb") as file:
+        # The name in parentheses may hold anything.
+        return file.read().rpartition(b")")[2].split()
+
+
+def read_areas() -> tuple[int, int, int, int]:
+    """arg_start, arg_end, env_start, env_end of proc_pid_stat(5): addresses in this process."""
+    start, end, first, last = (int(field) for field in own_stat()[48 - 3 : 52 - 3])
+    return start, end, first, last
+
+
+def hide_values(options: Collection[bytes]) -> None:
+    """Overwrite the environment with zeros, and the values that these options give to names with
+    asterisks: `--env NAME=*****`.
+
+    Python has copies of its own by now; /proc/PID/environ and /proc/PID/cmdline have not.
+    """
+    start, end, environment_start, environment_end = read_areas()
+    ctypes.memset(environment_start, 0, environment_end - environment_start)
+    hidden = hide_in_words(ctypes.string_at(start, end - start), options)
+    ctypes.memmove(start, hidden, len(hidden))
+
+
+def hide_in_words(area: bytes, options: Collection[bytes]) -> bytes:
+    """The same NUL-terminated words, the values of the options up to -- masked."""
+    words = area.split(b"\0")
+    end = words.index(b"--") if b"--" in words else len(words)
+    for position, word in enumerate(words[:end]):
+        if position and words[position - 1] in options:
+            words[position] = _masked(word, 1)
+        elif word.partition(b"=")[0] in options:
+            words[position] = _masked(word, 2)
+    return b"\0".join(words)
+
+
+def _masked(word: bytes, part: int) -> bytes:
+    """Mask what follows the `part`-th equals sign."""
+    pieces = word.split(b"=", part)
+    if len(pieces) <= part:
+        return word
+    return b"=".join([*pieces[:part], b"*" * len(pieces[part])])

@@ -1,0 +1,100 @@
+"""The overlay directory, before the VMM is there: made, checked, and claimed for one VM."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from krunclient.errors import LIMITS, BusyError, PermissionDeniedError, failed_call, reason
+from krunclient.sandbox.mounts import check_owner, files_error, layer_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from krunclient.model import User
+
+LAYERS = ("upper", "work")
+LOCK_NAME = "lock"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def claim(directory: str, user: User | None) -> int:
+    """Make the directory where it is missing, check it, and claim it, as the user that the VMM
+    runs as, so that it is that user's. `user` is None for the one that krunclient runs as.
+
+    Returns the descriptor that holds the claim. Raises BusyError where another VM has it,
+    PermissionDeniedError or HostError.
+    """
+    if user is not None:
+        os.seteuid(0)
+        os.setegid(user.gid)
+        os.seteuid(user.uid)
+    try:
+        _prepare(directory)
+        return _lock(directory)
+    finally:
+        if user is not None:
+            os.seteuid(0)
+            os.setegid(0)
+
+
+def _prepare(directory: str) -> None:
+    """Make the directories of a layer that stays, closed to all but this user.
+
+    What a guest writes there may be set-user-ID. A directory that is there already is taken as it
+    is or refused: its mode is its owner's business.
+    """
+    try:
+        _make_directory(directory)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(directory, flags)
+    except OSError as error:
+        raise files_error(error, directory, "mkdir") from None
+    try:
+        check_owner(descriptor, directory)
+        if os.listdir(descriptor) and not _has_layers(descriptor):
+            raise layer_error(directory, "it holds something else")
+        for name in LAYERS:
+            _make_directory(name, descriptor)
+        if not _has_layers(descriptor):
+            raise layer_error(directory, "upper and work in it are not both directories")
+    except OSError as error:
+        raise files_error(error, directory, "mkdir") from None
+    finally:
+        os.close(descriptor)
+
+
+def _make_directory(path: str, parent: int | None = None) -> None:
+    try:
+        os.mkdir(path, 0o700, dir_fd=parent)
+    except FileExistsError:
+        pass
+
+
+def _has_layers(descriptor: int) -> bool:
+    try:
+        found = [os.stat(name, dir_fd=descriptor, follow_symlinks=False) for name in LAYERS]
+    except FileNotFoundError:
+        return False
+    return all(stat.S_ISDIR(one.st_mode) for one in found)
+
+
+def _lock(directory: str) -> int:
+    path = os.path.join(directory, LOCK_NAME)
+    what = "the overlay can't be used"
+    try:
+        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        lock = os.open(path, flags, 0o600)
+        found = os.fstat(lock)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BusyError(what, directory, "another VM has it", "use another directory") from None
+    except OSError as error:
+        if error.errno in (*LIMITS, *NO_SPACE):
+            raise failed_call(what, path, error, "make room on that file system") from None
+        why = reason(error)
+        raise PermissionDeniedError(what, path, why, "check who may write there") from None
+    return lock

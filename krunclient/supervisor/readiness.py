@@ -1,0 +1,53 @@
+"""Whether the app has started, and whether the mapped port accepts connections."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from krunclient.supervisor.memory import own_stat
+
+LOOKING_SECONDS = 0.2
+TCP_LISTEN = b"0A"  # <net/tcp_states.h>
+
+
+def app_has_started(vmm: int, exec_path: str) -> bool:
+    """Whether the guest has come to its app: libkrun's virtio-fs server keeps a descriptor of each
+    file that the guest has looked up, and nothing looks the program up before init executes it.
+
+    Raises OSError.
+    """
+    descriptors = f"/proc/{vmm}/fd"
+    name = os.path.basename(exec_path)
+    deadline = time.monotonic() + LOOKING_SECONDS
+    for descriptor in os.listdir(descriptors):
+        if time.monotonic() > deadline:
+            return True  # only a guest that runs has so many
+        try:
+            target = os.readlink(f"{descriptors}/{descriptor}")
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        # The way to the program may lead over symbolic links; its name stays.
+        if os.path.basename(target) == name:
+            return True
+    return False
+
+
+def is_listening(port: int) -> bool:
+    """Whether anything on this host listens on a TCP port, by proc_net_tcp.rst of the kernel."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, "rb") as file:
+                for line in file:
+                    fields = line.split()
+                    if fields[1].endswith(b":%04X" % port) and fields[3] == TCP_LISTEN:
+                        return True
+        except FileNotFoundError:
+            continue
+    return False
+
+
+def milliseconds_since_start() -> int:
+    """How long this process has been there, to 10 ms: starttime of proc_pid_stat(5)."""
+    started = int(own_stat()[22 - 3]) / os.sysconf("SC_CLK_TCK")
+    return round((time.clock_gettime(time.CLOCK_BOOTTIME) - started) * 1000)

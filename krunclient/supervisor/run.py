@@ -1,0 +1,138 @@
+"""The claims, the fork of the VMM child, and what each of the two processes does then."""
+
+from __future__ import annotations
+
+import os
+
+from krunclient import log as events
+from krunclient import options, report
+from krunclient.bindings.libc import (
+    SFD_NONBLOCK_CLOEXEC,
+    SIG_BLOCK,
+    SIG_DFL,
+    SIGCHLD,
+    STOP_SIGNALS,
+    SignalSet,
+)
+from krunclient.errors import VmError, unexpected
+from krunclient.sandbox import process
+from krunclient.supervisor import claims, memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from krunclient.bindings.libc import Libc
+    from krunclient.log import Log
+    from krunclient.plan import Plan
+    from krunclient.supervisor.claims import PortClaim
+
+
+def run(plan: Plan, libc: Libc, log: Log) -> int:
+    """Run the VM to its end. Returns krunclient's exit status.
+
+    Raises LaunchError for what could not be claimed or set up, VmError where the VM ended without
+    the app's status.
+    """
+    parent = os.getppid()
+    signals = _queue_stop_signals(libc)
+    _announce_start(plan, log)
+    port_claim, overlay_claim = _claim(plan, libc)
+    if plan.config.life.die_with_parent:
+        process.die_with(libc, parent)  # not before the claims: a change of user undoes it
+    memory.hide_values(options.SECRET_NAMES)
+    process.forbid_core_dumps(libc)
+    log_reader, log_writer = os.pipe2(os.O_CLOEXEC)
+    report_reader, report_writer = os.pipe2(os.O_CLOEXEC)
+    go_reader, go_writer = os.pipe2(os.O_CLOEXEC)
+    inherited = (log_writer, report_writer, go_reader)
+    supervisor = os.getpid()
+    child = os.fork()
+    # Each of the two processes imports what it alone needs, side by side.
+    if child == 0:
+        _become_the_vmm(plan, libc, supervisor, (*inherited, *overlay_claim))
+    from krunclient.supervisor import verdict, watch
+
+    for descriptor in inherited:
+        os.close(descriptor)
+    process.set_dumpable(libc, False)
+    log.write(events.VMM_STARTED, f"the VMM is process {child}", vmm_pid=child)
+    streams = _Streams()
+    try:
+        child_of_mine = watch.Child(
+            process=child,
+            pidfd=os.pidfd_open(child),
+            log=log_reader,
+            report=report_reader,
+            go=go_writer,
+        )
+        end = watch.Watch(plan, libc, log, port_claim, child_of_mine).run(signals)
+        return verdict.status(end, plan.config.files.root_path)
+    finally:
+        streams.restore()
+
+
+def _queue_stop_signals(libc: Libc) -> int:
+    """Returns the descriptor that they are read from, signalfd(2).
+
+    Blocked signals are queued even if they were ignored at the start, as under nohup.
+    """
+    stop_signals = SignalSet.of(*STOP_SIGNALS)
+    libc.sigprocmask(SIG_BLOCK, stop_signals, None)
+    libc.signal(SIGCHLD, SIG_DFL)  # where it was ignored, a child's status would be lost
+    return libc.signalfd(-1, stop_signals, SFD_NONBLOCK_CLOEXEC)
+
+
+def _announce_start(plan: Plan, log: Log) -> None:
+    config, pair = plan.config, plan.facts.libraries
+    guest = config.guest
+    log.write(
+        events.START,
+        f"{config.files.root_path} on {config.policy.listen.text()}: {guest.vcpus} vCPU,"
+        f" {guest.memory_mib} MiB, libkrun {pair.origin}, sandbox"
+        f" {'strict' if config.sandbox else 'off'}",
+        libkrun=pair.libkrun,
+        vcpus=guest.vcpus,
+        memory_mib=guest.memory_mib,
+    )
+
+
+def _claim(plan: Plan, libc: Libc) -> tuple[PortClaim, tuple[int, ...]]:
+    """The port, and the descriptor of the overlay's claim if there is an overlay.
+
+    The VMM child holds the latter too: nobody else may write there before it is gone.
+    """
+    config = plan.config
+    port_claim = claims.claim_port(libc, config.policy.listen)
+    if not config.sandbox:
+        port_claim.share_with_libkrun()
+    if config.files.overlay is None:
+        return port_claim, ()
+    from krunclient.supervisor import overlay
+
+    return port_claim, (overlay.claim(config.files.overlay, config.user),)
+
+
+def _become_the_vmm(
+    plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]
+) -> NoReturn:
+    try:
+        from krunclient.vmm.main import main
+    except BaseException as error:
+        # For want of descriptors or memory, say.
+        report.send_error(inherited[1], unexpected(error))
+        os._exit(VmError.status)
+    main(plan, libc, supervisor, inherited)
+
+
+class _Streams:
+    """Whether standard input, output and error were blocking at the start: they are shared with
+    others, and a VMM changes that.
+    """
+
+    def __init__(self) -> None:
+        self._blocking = [(number, os.get_blocking(number)) for number in (0, 1, 2)]
+
+    def restore(self) -> None:
+        for number, blocking in self._blocking:
+            os.set_blocking(number, blocking)

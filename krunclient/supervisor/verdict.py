@@ -1,0 +1,80 @@
+"""How a VMM ended, as data, and what follows from it: a status or an error. Nothing here acts."""
+
+from __future__ import annotations
+
+import os
+
+from krunclient.errors import SEE_LIMITS, VmError
+from krunclient.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from krunclient.errors import LaunchError
+
+
+class End(Record):
+    """`wait_status` is the VMM's, wait(2). `was_set_up` tells whether it had put its walls up, and
+    went on to make the VM.
+
+    `stop_signal` asked for a stop, if any; `forced` tells that the VM was then ended by force.
+    `failure` is the error that ended the VM, `reported` the one that the VMM told of itself.
+    `without_status` and `cause` are what libkrun's log tells: that the guest ended without a
+    status of the app's, and the likely reason, to be put behind a sentence.
+    """
+
+    wait_status: int
+    was_set_up: bool
+    stop_signal: int | None
+    forced: bool
+    failure: LaunchError | None
+    reported: LaunchError | None
+    without_status: bool
+    cause: str
+
+    @property
+    def app_status(self) -> int | None:
+        """The status that the app ended with, None if it did not end by itself."""
+        if self.forced or os.WIFSIGNALED(self.wait_status) or self.without_status:
+            return None
+        return os.WEXITSTATUS(self.wait_status)
+
+    @property
+    def how(self) -> str:
+        if self.forced:
+            return "the VM was ended by force"
+        if os.WIFSIGNALED(self.wait_status):
+            return f"the VMM was killed by signal {os.WTERMSIG(self.wait_status)}"
+        if self.without_status:
+            return "the guest stopped without the app's status"
+        return f"the app ended with status {os.WEXITSTATUS(self.wait_status)}"
+
+    @property
+    def had_a_vm(self) -> bool:
+        """Whether there was a VM, whose end is worth a record."""
+        return self.forced or (self.was_set_up and self.reported is None)
+
+
+def status(end: End, root_path: str) -> int:
+    """krunclient's exit status. Raises LaunchError if there is none of the app's."""
+    if end.forced and end.stop_signal is not None:
+        return 128 + end.stop_signal
+    error = end.failure or end.reported
+    if error is not None:
+        raise error
+    if not end.was_set_up and end.stop_signal is None:
+        raise VmError(
+            "the VM could not be created",
+            root_path,
+            "the VMM ended before it was set up",
+            SEE_LIMITS,
+        )
+    if end.stop_signal is not None and os.WIFSIGNALED(end.wait_status):
+        return 128 + end.stop_signal
+    if end.app_status is None:
+        raise VmError(
+            "the VM has ended",
+            root_path,
+            f"{end.how}{end.cause}",
+            "--console shows libkrun's own log and the guest's kernel log",
+        )
+    return end.app_status

@@ -1,0 +1,256 @@
+"""The life of one VMM child, from its fork to its end, as the supervisor sees it.
+
+    setup ──> booting ──> ready
+      │          │          │  a signal asks for a stop
+      │          └──────────┴──────────> stopping ──> the end
+      └── an error, in any phase before ──> failed ──> the end
+
+What happens in the child comes back in four ways: a report, on a pipe of its own; libkrun's log,
+on another; the child's calls of bind, connect and listen, which are answered here; and the child's
+exit status. Signals that ask for a stop come in as a descriptor too, so that one loop waits for
+all of it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from krunclient.bindings.libc import SIGINT, SIGKILL, SIGNALFD_RECORD_BYTES
+from krunclient.errors import BusyError, LaunchError, VmError, failed_call
+from krunclient.record import Record
+from krunclient.report import Report
+from krunclient.supervisor import readiness
+from krunclient.supervisor.announce import Announcer
+from krunclient.supervisor.libkrunlog import LibkrunLog
+from krunclient.supervisor.loop import READABLE, Loop
+from krunclient.supervisor.sockets import SocketSupervisor
+from krunclient.supervisor.verdict import End
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from krunclient.bindings.libc import Libc
+    from krunclient.log import Log
+    from krunclient.plan import Plan
+    from krunclient.supervisor.claims import PortClaim
+
+    Supervise = Callable[[int], SocketSupervisor]
+
+SETUP = "setup"  # the VMM puts its walls up
+BOOTING = "booting"  # libkrun makes the VM, and the guest starts
+READY = "ready"  # the mapped port accepts connections
+STOPPING = "stopping"  # the app was asked to stop, or the VM is being ended by force
+FAILED = "failed"  # the VM is being ended because of an error
+
+PIPE_READ_BYTES = 65536
+MAX_PIPE_BYTES = 2**20  # of a user that is not root, pipe(7)
+ENDING_SECONDS = 5  # for the kernel to free a large guest's memory
+# Without a sandbox nobody tells that the guest listens: the host's table of sockets is read.
+LISTENING_CHECK_SECONDS = 0.05
+
+
+class Child(Record):
+    """The VMM child: its process id, a pidfd of it, and this process's ends of its pipes."""
+
+    process: int
+    pidfd: int
+    log: int
+    report: int
+    go: int
+
+
+class Watch:
+    """The phase, and a handler for each thing that can happen in it."""
+
+    def __init__(self, plan: Plan, libc: Libc, log: Log, claim: PortClaim, child: Child) -> None:
+        self._plan = plan
+        self._child = child
+        self._announce = Announcer(plan, libc, log)
+        self._supervise: Supervise = lambda listener: SocketSupervisor(
+            *(libc, plan.facts.architecture, plan.config.policy, claim),
+            *(child.process, child.pidfd, listener),
+        )
+        self._loop = Loop()
+        self._report = Report()
+        self._libkrun_log = LibkrunLog(log, console=plan.config.console)
+        self._is_set_up = plan.confinement is None
+        self._phase = BOOTING if self._is_set_up else SETUP
+        self._stop_signal: int | None = None
+        self._forced = False
+        self._failure: LaunchError | None = None
+
+    def run(self, signals: int) -> End:
+        """Watch until the VMM has ended. `signals` is a signalfd(2) of what asks for a stop."""
+        for descriptor, handler in (
+            (signals, lambda: self._on_signal(signals)),
+            (self._child.log, self._on_log),
+            (self._child.report, self._on_report),
+            (self._child.pidfd, self._loop.stop),
+        ):
+            os.set_blocking(descriptor, False)
+            self._loop.watch(descriptor, READABLE, handler)
+        self._start_timers()
+        self._loop.run()
+        _, wait_status, used = os.wait4(self._child.process, 0)
+        # What was written before the end is still in the pipes, as much as they hold.
+        for _ in range(MAX_PIPE_BYTES // PIPE_READ_BYTES):
+            self._on_log()
+        self._report.feed(self._read(self._child.report))
+        self._report.take_listener()
+        end = End(
+            wait_status=wait_status,
+            was_set_up=self._is_set_up,
+            stop_signal=self._stop_signal,
+            forced=self._forced,
+            failure=self._failure,
+            reported=self._report.error(self._plan.config.files.root_path),
+            without_status=self._libkrun_log.without_status,
+            cause=self._libkrun_log.reason(),
+        )
+        if end.had_a_vm:
+            self._announce.ended(end, used)
+        return end
+
+    def _start_timers(self) -> None:
+        limit = self._plan.config.life.ready_timeout
+        if limit is not None:
+            self._loop.start_timer("ready", limit, lambda: self._on_ready_timeout(limit))
+        unsupervised = self._plan.confinement is None
+        if unsupervised and (limit is not None or self._announce.is_asked_for_readiness()):
+            self._look_for_listener()
+
+    def _read(self, descriptor: int) -> bytes:
+        """Some of what is there to be read; at the end of a pipe it is left."""
+        try:
+            data = os.read(descriptor, PIPE_READ_BYTES)
+        except BlockingIOError:
+            return b""
+        if not data:
+            self._loop.leave(descriptor)
+        return data
+
+    # What the child says
+
+    def _on_log(self) -> None:
+        self._libkrun_log.feed(self._read(self._child.log))
+
+    def _on_report(self) -> None:
+        """The child is under its filter and waits to be let go, or it tells why it could not."""
+        self._report.feed(self._read(self._child.report))
+        if self._report.is_full:
+            self._loop.leave(self._child.report)
+        listener = self._report.take_listener()
+        if listener is not None and self._phase == SETUP:
+            try:
+                sockets = self._supervise(listener)
+            except OSError as error:
+                self._fail(supervision_error(error))
+                return
+            on_call, on_end = lambda: self._on_call(sockets), self._on_listener_gone
+            self._loop.watch(sockets.listener, READABLE, on_call, on_end)
+            self._is_set_up, self._phase = True, BOOTING
+            self._announce.confined()
+            os.write(self._child.go, b"\n")
+            os.close(self._child.go)
+
+    def _on_call(self, sockets: SocketSupervisor) -> None:
+        """The VMM wants to bind, connect or listen."""
+        sockets.answer()
+        if self._phase == BOOTING and sockets.port_is_lost:
+            listen, why = self._plan.config.policy.listen, "another program has taken it"
+            self._fail(BusyError("LOCAL_PORT can't be used", listen.text(), why, "try again"))
+        elif self._phase == BOOTING and sockets.is_listening:
+            self._become_ready()
+
+    def _on_listener_gone(self) -> None:
+        """No thread under the filter is left: the VMM is about to end. But one of which only the
+        lifeline is left would never do so.
+        """
+        self._loop.start_timer("ending", ENDING_SECONDS, self._kill)
+
+    # Readiness
+
+    def _look_for_listener(self) -> None:
+        if readiness.is_listening(self._plan.config.policy.listen.port):
+            self._become_ready()
+        else:
+            self._loop.start_timer("listener", LISTENING_CHECK_SECONDS, self._look_for_listener)
+
+    def _become_ready(self) -> None:
+        self._phase = READY
+        self._cancel_timers()
+        self._announce.ready()
+
+    def _on_ready_timeout(self, limit: float) -> None:
+        port = self._plan.config.policy.guest_port
+        self._fail(
+            VmError(
+                "the app is not ready",
+                self._plan.config.files.root_path,
+                f"it does not listen on port {port} after {limit:g} s",
+                "see what it prints, or give it more time by --ready-timeout",
+            )
+        )
+
+    # The end
+
+    def _on_signal(self, signals: int) -> None:
+        # ssi_signo, a uint32_t, is the first field of struct signalfd_siginfo, signalfd(2).
+        number = int.from_bytes(os.read(signals, SIGNALFD_RECORD_BYTES)[:4], "little")
+        if self._phase == STOPPING:
+            self._force(f"signal {number} is the second")
+        elif self._phase != FAILED:
+            self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        has_started = self._phase == READY or self._app_has_started()
+        self._phase, self._stop_signal = STOPPING, number
+        self._cancel_timers()
+        self._announce.stop_requested()
+        if not has_started:
+            self._force(f"signal {number} before the app has started")
+            return
+        grace = self._plan.config.life.grace_period
+        self._loop.start_timer("grace", grace, lambda: self._force("the grace period is over"))
+        self._announce.app_is_asked_to_stop(number)
+        # libkrun types ^C on the guest's console: the app gets SIGINT.
+        os.kill(self._child.process, SIGINT)
+
+    def _app_has_started(self) -> bool:
+        try:
+            exec_path = self._plan.config.guest.exec_path
+            return readiness.app_has_started(self._child.process, exec_path)
+        except OSError:
+            return True  # if /proc can't be read, assume that the app runs
+
+    def _force(self, why: str) -> None:
+        # It may have ended by itself, and that has not been looked at yet.
+        if not self._forced and not select.select([self._child.pidfd], [], [], 0)[0]:
+            self._forced = True
+            self._announce.forced(why, self._stop_signal or 0)
+            self._kill()
+
+    def _fail(self, error: LaunchError) -> None:
+        self._phase, self._failure = FAILED, error
+        self._cancel_timers()
+        self._kill()
+
+    def _kill(self) -> None:
+        os.kill(self._child.process, SIGKILL)
+
+    def _cancel_timers(self) -> None:
+        """Those of the phase that is over."""
+        for name in ("ready", "listener"):
+            self._loop.cancel_timer(name)
+
+
+def supervision_error(error: OSError) -> LaunchError:
+    """The error for a VMM whose sockets this process is not allowed to supervise."""
+    return failed_call(
+        "the sandbox can't be made",
+        "supervision of the VMM's sockets",
+        error,
+        "allow ptrace of a process's own children: sysctl kernel.yama.ptrace_scope=1 or less",
+    )

@@ -1,0 +1,1 @@
+"""The VMM child: what only it runs, from its fork to the start of the guest."""

@@ -1,0 +1,55 @@
+"""The VMM child's descriptors: which there are, and that there are no others."""
+
+from __future__ import annotations
+
+import os
+
+from krunclient.errors import PermissionDeniedError, VmError, reason
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from krunclient.bindings.libc import Libc
+
+# Beside 0, 1 and 2, which become the guest's; the overlay's claim follows.
+LOG, REPORT, GO = 3, 4, 5
+
+
+def keep(libc: Libc, inherited: tuple[int, ...]) -> None:
+    """Leave the child 0 to 2 and these, from LOG on, and nothing else. Raises VmError."""
+    above = max(*inherited, LOG + len(inherited)) + 1
+    try:
+        for position, descriptor in enumerate(inherited):
+            os.dup2(descriptor, above + position, inheritable=False)
+    except OSError as error:
+        raise VmError(
+            "the VM could not be created",
+            f"descriptor {above + position}",
+            reason(error),
+            "allow more open files, by ulimit -n",
+        ) from None
+    for position in range(len(inherited)):
+        os.dup2(above + position, LOG + position, inheritable=False)
+    # Above the limit on open files there can be some as well, from when it was higher.
+    libc.close_range(LOG + len(inherited), 2**32 - 1, 0)
+
+
+def leave_the_terminal() -> None:
+    """Keep the keyboard from libkrun: with a terminal to read it can't be asked to type ^C, and a
+    guest could not be stopped but by force. Output to a terminal could be read from as well.
+
+    Raises PermissionDeniedError for a terminal of another user's.
+    """
+    if os.isatty(0):
+        os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0)
+    for number in (1, 2):
+        if os.isatty(number):
+            flags = os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC
+            try:
+                os.dup2(os.open(f"/proc/self/fd/{number}", flags), number)
+            except PermissionError as error:
+                raise PermissionDeniedError(
+                    "the guest's output can't be shown",
+                    "standard output" if number == 1 else "standard error",
+                    f"{reason(error)}: it is a terminal of another user",
+                    "redirect it, through a pipe to cat, say",
+                ) from None

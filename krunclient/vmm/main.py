@@ -1,0 +1,70 @@
+"""The VMM child, step by step: each step needs what the next one takes away.
+
+The libraries and the user first; then the walls (sandbox/confine.py); and behind them libkrun.
+"""
+
+from __future__ import annotations
+
+import os
+
+from krunclient import report
+from krunclient.bindings.libc import (
+    SIG_DFL,
+    SIG_IGN,
+    SIG_SETMASK,
+    SIGINT,
+    STOP_SIGNALS,
+    SignalSet,
+)
+from krunclient.errors import VmError, unexpected
+from krunclient.host import kvm
+from krunclient.sandbox import privileges, process
+from krunclient.sandbox.confine import Supervisor, confine
+from krunclient.vmm import descriptors, initfile, start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from krunclient.bindings.libc import Libc
+    from krunclient.plan import Plan
+
+
+def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
+    """Never returns. An error goes to the supervisor, which alone speaks to the user."""
+    report_to = inherited[1]
+    try:
+        descriptors.keep(libc, inherited)
+        report_to = descriptors.REPORT
+        run(plan, libc, supervisor)
+    except BaseException as error:
+        report.send_error(report_to, unexpected(error))
+    finally:
+        os._exit(VmError.status)
+
+
+def run(plan: Plan, libc: Libc, supervisor: int) -> NoReturn:
+    """Raises LaunchError or OSError."""
+    process.die_with(libc, supervisor)
+    # A terminal's ^C is for the supervisor, which decides what the guest hears of it.
+    os.setsid()
+    descriptors.leave_the_terminal()
+    # A stop is the supervisor's to ask for, by SIGINT. Who sends a signal to both, as systemd
+    # does, would else end the VMM before the app has heard of it.
+    for number in STOP_SIGNALS:
+        libc.signal(number, SIG_DFL if number == SIGINT else SIG_IGN)
+    libc.sigprocmask(SIG_SETMASK, SignalSet(), None)
+    # Root's cache, where the libraries are, is closed to other users.
+    pair = plan.facts.libraries
+    krun = start.load(libc, pair)
+    init_file = initfile.encode(plan.config.guest, initfile.dialect_of(pair.features))
+    if plan.config.user is not None:
+        privileges.become(plan.config.user)
+        process.die_with(libc, supervisor)  # a change of user has undone it
+        kvm.check()
+    root = plan.config.files.root_path
+    if plan.confinement is not None:
+        supervised_by = Supervisor(process=supervisor, report=descriptors.REPORT, go=descriptors.GO)
+        architecture = plan.facts.architecture
+        root = confine(plan.confinement, libc, architecture, supervised_by, init_file)
+    start.start(plan, libc, krun, init_file, root)

@@ -1,0 +1,56 @@
+"""A launch up to each of its stages, as values: no host is asked for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from krunclient import cli, config, plan
+from krunclient.bindings import libc
+from krunclient.bindings.arch import ARCHITECTURES
+from krunclient.cli import Options
+from krunclient.config import Config
+from krunclient.host.facts import HostFacts, find_architecture
+from krunclient.model import Features, LibraryPair
+from krunclient.plan import Plan
+
+LIBC = libc.load(find_architecture())
+ROOT, PORT = "/srv/app", 30000
+
+# What the generations of libkrun have, by their headers.
+V1_09 = Features.of(lambda name: name == "krun_set_root")
+V1_19 = Features.of(lambda name: name != "krun_set_egress_policy")
+V2 = Features.of(lambda name: "implicit" not in name and name != "krun_set_root")
+
+
+def options(*argv: str | bytes, env: Mapping[bytes, bytes] | None = None) -> Options:
+    words = [word if isinstance(word, bytes) else word.encode() for word in argv]
+    return cli.parse(words, env or {})
+
+
+def settings(
+    *argv: str | bytes,
+    env: Mapping[bytes, bytes] | None = None,
+    root: str | bytes = ROOT,
+    port: str | bytes = str(PORT),
+) -> Config:
+    return config.resolve(LIBC, options(root, port, *argv, env=env))
+
+
+def facts(
+    features: Features = V2, vmm_uid: int = 1000, landlock_abi: int = 6, machine: str = "x86_64"
+) -> HostFacts:
+    pair = LibraryPair(libkrun="/a", libkrunfw="/b", origin="given", features=features)
+    return HostFacts(
+        architecture=ARCHITECTURES[machine],
+        libraries=pair,
+        vmm_uid=vmm_uid,
+        landlock_abi=landlock_abi,
+    )
+
+
+def planned(
+    *argv: str | bytes,
+    env: Mapping[bytes, bytes] | None = None,
+    of: HostFacts | None = None,
+) -> Plan:
+    return plan.make(settings(*argv, env=env), of or facts())

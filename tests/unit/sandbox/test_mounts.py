@@ -1,0 +1,47 @@
+"""The steps of the mounts are data, and hold their order."""
+
+from __future__ import annotations
+
+from krunclient.model import Files, Volume
+from krunclient.sandbox import mounts
+
+
+def kinds(*, overlay: str | None = None, init_file: str | None = None) -> list[str]:
+    files = Files(
+        root_path="/srv/a:b,c",
+        overlay=overlay,
+        overlay_size_mib=64,
+        volumes=(Volume(host_directory="/v", guest_directory="/w", read_only=True),),
+    )
+    steps = mounts.operations(files, user_namespace=True, init_file=init_file)
+    return [type(step).__name__ for step in steps]
+
+
+def test_the_layers_are_out_of_sight_before_the_root_is_closed() -> None:
+    steps = kinds()
+    assert steps[0] == "Detach"
+    assert steps[-1] == "PivotRoot"
+    assert steps.index("Overlay") < steps.index("Unmount") < steps.index("BindVolume")
+
+
+def test_writes_go_to_memory_or_to_the_overlay_directory() -> None:
+    assert "MemoryLayer" in kinds()
+    assert "MemoryLayer" not in kinds(overlay="/o")
+
+
+def test_a_configuration_file_is_mounted_only_where_libkrun_cant_serve_it() -> None:
+    assert "InitFile" not in kinds()
+    assert kinds(init_file="/.krun_config.json")[-2] == "InitFile"
+
+
+def test_no_host_path_is_part_of_a_mount_option() -> None:
+    overlay = mounts.Overlay(lower="lower", layer="layer", path="guest", user_xattr=True)
+    files = Files(root_path="/srv/a:b,c", overlay="/o,p", overlay_size_mib=1, volumes=())
+    assert overlay in mounts.operations(files, user_namespace=True, init_file=None)
+
+
+def test_each_step_describes_itself_in_one_line() -> None:
+    files = Files(root_path="/srv", overlay=None, overlay_size_mib=64, volumes=())
+    for step in mounts.operations(files, user_namespace=False, init_file=None):
+        assert step.describe().startswith(type(step).__name__)
+        assert "\n" not in step.describe()

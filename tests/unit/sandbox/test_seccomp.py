@@ -1,0 +1,185 @@
+"""The filter, run by a small interpreter of classic BPF: each refusal beside what is allowed."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from krunclient.bindings.arch import ARCHITECTURES
+from krunclient.sandbox import seccomp
+from krunclient.sandbox.seccomp import RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, RET_USER_NOTIF
+
+PROCESS = 1234
+MACHINES = list(ARCHITECTURES)
+PROGRAMS = {
+    machine: seccomp.assemble(architecture, PROCESS, set_id_bits=True)
+    for machine, architecture in ARCHITECTURES.items()
+}
+
+
+def number(name: str, machine: str) -> int | None:
+    return ARCHITECTURES[machine].syscalls[name]
+
+
+def run(
+    machine: str,
+    call: int,
+    arguments: tuple[int, ...] = (),
+    architecture: int = 0,
+    program: tuple[seccomp.Instruction, ...] = (),
+) -> int:
+    """What the kernel would do: BPF as far as the filter uses it."""
+    data = {
+        seccomp.NUMBER: call,
+        seccomp.ARCHITECTURE: architecture or ARCHITECTURES[machine].audit,
+    }
+    for position in range(6):
+        value = arguments[position] if position < len(arguments) else 0
+        data[seccomp.FIRST_ARGUMENT + 8 * position] = value & 0xFFFFFFFF
+    accumulator, position = 0, 0
+    program = program or PROGRAMS[machine]
+    while True:
+        one = program[position]
+        position += 1
+        if one.code == seccomp.RETURN:
+            return one.value
+        if one.code == seccomp.LOAD:
+            accumulator = data[one.value]
+        elif one.code == seccomp.AND:
+            accumulator &= one.value
+        elif one.code == seccomp.JUMP_ALWAYS:
+            position += one.value
+        else:
+            true = {
+                seccomp.JUMP_EQUAL: accumulator == one.value,
+                seccomp.JUMP_GREATER_OR_EQUAL: accumulator >= one.value,
+            }[one.code]
+            position += one.if_true if true else one.if_false
+
+
+def call(name: str, *arguments: int, machine: str = "x86_64") -> int:
+    found = number(name, machine)
+    assert found is not None
+    return run(machine, found, arguments)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", [name for names in seccomp.REFUSED.values() for name in names])
+def test_what_a_vmm_never_does_is_refused(name: str, machine: str) -> None:
+    found = number(name, machine)
+    if found is not None:
+        assert run(machine, found) == RET_ERRNO | errno.EPERM
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", seccomp.SUPERVISED)
+def test_what_the_policy_decides_goes_to_the_supervisor(name: str, machine: str) -> None:
+    assert call(name, machine=machine) == RET_USER_NOTIF
+
+
+@pytest.mark.parametrize(
+    ("name", "refused", "allowed"),
+    [
+        ("socket", (2, 2, 0), (2, 1, 0)),  # UDP
+        ("socket", (10, 2, 17), (10, 1, 6)),
+        ("socket", (2, 3, 1), (2, 1 | 0o2004000, 6)),  # raw
+        ("socket", (1, 1, 0), (10, 1, 0)),  # UNIX
+        ("socket", (16, 3, 0), (2, 1, 0)),  # netlink
+        ("socket", (17, 3, 0), (2, 1, 0)),  # packet
+        ("socket", (40, 1, 0), (2, 1, 0)),  # vsock
+        ("socket", (2, 1, 262), (2, 1, 6)),  # MPTCP
+        ("socket", (2, 5, 132), (2, 1, 6)),  # SCTP
+        ("sendto", (3, 0, 0, 0x20000000), (3, 0, 0, 0x4000)),
+        ("sendmsg", (3, 0, 0x20000000), (3, 0, 0x4000)),
+        ("sendmmsg", (3, 0, 1, 0x20000000), (3, 0, 1, 0)),
+        ("clone", (17,), (0x3D0F00,)),  # a process, a thread of glibc's
+        ("kill", (1, 9), (PROCESS, 9)),
+        ("tgkill", (1, 1, 9), (PROCESS, PROCESS + 1, 35)),
+        ("ioctl", (0, 0x5412), (5, 0xAE80)),  # TIOCSTI, KVM_RUN
+        ("ioctl", (0, 0x541C), (0, 0x5401)),  # TIOCLINUX, TCGETS
+        ("ioctl", (0, 0x5410), (5, 0x8090AE81)),  # TIOCSPGRP, KVM_GET_REGS
+        ("prlimit64", (0, 7, 1), (0, 7, 0)),
+        ("prctl", (1, 0), (15, 0)),  # PR_SET_PDEATHSIG, PR_SET_NAME
+        ("prctl", (4, 1), (3,)),  # PR_SET_DUMPABLE, PR_GET_DUMPABLE
+        ("fcntl", (0, 8, 1), (0, 4, 0)),  # F_SETOWN, F_SETFL
+        ("fcntl", (0, 1024, 0), (0, 1030, 0)),  # F_SETLEASE, F_DUPFD_CLOEXEC
+        ("ioctl", (5, 0xC040AED4), (5, 0xAE41)),  # KVM_CREATE_GUEST_MEMFD, KVM_CREATE_VCPU
+        ("setsockopt", (3, 1, 25), (3, 1, 15)),  # SO_BINDTODEVICE, SO_REUSEPORT
+        ("setsockopt", (3, 41, 57), (3, 6, 1)),  # IPV6_RTHDR, TCP_NODELAY
+        ("setsockopt", (3, 6, 19), (3, 1, 2)),  # TCP_REPAIR, SO_REUSEADDR
+        ("close_range", (3, 9, 2), (3, 9, 4)),
+        ("sched_setaffinity", (1, 8), (0, 8)),
+    ],
+)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_arguments_decide_where_a_call_is_needed_in_one_form_alone(
+    name: str, refused: tuple[int, ...], allowed: tuple[int, ...], machine: str
+) -> None:
+    assert call(name, *refused, machine=machine) & 0xFFFF0000 == RET_ERRNO
+    assert call(name, *allowed, machine=machine) == RET_ALLOW
+
+
+def test_a_terminals_modes_are_said_to_be_set_and_are_not() -> None:
+    assert call("ioctl", 1, 0x5402) == RET_ERRNO | 0
+
+
+def test_clone3_is_said_to_be_missing_so_that_clone_is_used() -> None:
+    assert call("clone3") == RET_ERRNO | errno.ENOSYS
+
+
+def test_calls_of_another_architecture_kill() -> None:
+    assert run("x86_64", 1, architecture=0x40000003) == RET_KILL_PROCESS  # i386
+    assert run("x86_64", 1 | 0x40000000) == RET_KILL_PROCESS
+    assert run("x86_64", 1) == RET_ALLOW
+
+
+@given(
+    st.sampled_from(MACHINES),
+    st.integers(0, 2**32 - 1),
+    st.tuples(*[st.integers(0, 2**64 - 1)] * 6),
+)
+def test_every_call_comes_to_a_decision(machine: str, nr: int, arguments: tuple[int, ...]) -> None:
+    assert run(machine, nr, arguments) & 0xFFFF0000 in (
+        RET_ALLOW,
+        RET_ERRNO,
+        RET_KILL_PROCESS,
+        RET_USER_NOTIF,
+    )
+
+
+def test_no_jump_is_longer_than_bpf_allows() -> None:
+    for program in PROGRAMS.values():
+        assert len(program) <= 4096
+        assert all(max(one.if_true, one.if_false) < 256 for one in program)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize(("name", "position"), seccomp.MODE_ARGUMENTS.items())
+def test_without_set_id_bits_no_call_can_give_them(name: str, position: int, machine: str) -> None:
+    without = seccomp.assemble(ARCHITECTURES[machine], PROCESS, set_id_bits=False)
+    found = number(name, machine)
+    if found is None:
+        return
+    for mode in (0o4755, 0o2755, 0o6755):
+        arguments = (*[0] * position, mode)
+        assert run(machine, found, arguments, program=without) == RET_ERRNO | errno.EPERM
+        assert run(machine, found, arguments) == RET_ALLOW
+    assert run(machine, found, (*[0] * position, 0o1755), program=without) == RET_ALLOW
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_waiting_thread_that_does_anything_else_ends_the_process(machine: str) -> None:
+    waiting = seccomp.assemble_waiting(ARCHITECTURES[machine])
+    for name in ARCHITECTURES[machine].syscalls:
+        found = number(name, machine)
+        if found is not None:
+            wanted = RET_ALLOW if name in seccomp.WAITING else RET_KILL_PROCESS
+            assert run(machine, found, program=waiting) == wanted
+
+
+def test_a_rule_for_a_call_that_nobody_knows_is_an_error() -> None:
+    with pytest.raises(KeyError, match="ptarce"):
+        seccomp._Rules(ARCHITECTURES["x86_64"]).rule("ptarce")
