@@ -15,6 +15,10 @@ from krunclient.supervisor import run as supervisor
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import NoReturn
+
+    from krunclient.bindings.libc import Libc
+    from krunclient.plan import Plan
 
 LOADER_VARIABLES = (b"LD_LIBRARY_PATH", b"LD_PRELOAD", b"LD_AUDIT")  # ld.so(8)
 
@@ -42,7 +46,7 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
         resolved = plan.make(settings, facts.probe(libc, architecture, settings))
         if given.has(options.PLAN):
             return _print(plan.as_json(resolved))
-        return supervisor.run(resolved, libc, log)
+        return supervisor.run(resolved, libc, log, _vmm)
     except LaunchError as error:
         log.failure(error)
         return error.status
@@ -52,6 +56,12 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
         failure = unexpected(error)
         log.failure(failure)
         return failure.status
+
+
+def _vmm(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
+    from krunclient.vmm.main import main
+
+    main(plan, libc, supervisor, inherited)
 
 
 def _print(text: str) -> int:

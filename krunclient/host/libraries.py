@@ -72,12 +72,8 @@ def _matching_krunfw(
         return own
     found = _find((os.path.dirname(libkrun), *directories), (soname,))
     if found is None:
-        raise HostError(
-            "libkrunfw was not found",
-            soname,
-            f"{libkrun} needs it",
-            "install libkrunfw, or give its path by --libkrunfw",
-        )
+        what, remedy = "libkrunfw was not found", "install libkrunfw, or name it by --libkrunfw"
+        raise HostError(what, soname, f"{libkrun} needs it", remedy)
     return found
 
 

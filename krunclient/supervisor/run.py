@@ -20,6 +20,7 @@ from krunclient.supervisor import claims, memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from krunclient.bindings.libc import Libc
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
     from krunclient.plan import Plan
     from krunclient.supervisor.claims import PortClaim
 
+    Vmm = Callable[[Plan, Libc, int, tuple[int, ...]], NoReturn]
 
-def run(plan: Plan, libc: Libc, log: Log) -> int:
+
+def run(plan: Plan, libc: Libc, log: Log, vmm: Vmm) -> int:
     """Run the VM to its end. Returns krunclient's exit status.
+
+    `vmm` is what the child does, and never returns. What it alone needs it imports itself, beside
+    what this process imports then.
 
     Raises LaunchError for what could not be claimed or set up, VmError where the VM ended without
     the app's status.
@@ -48,9 +54,8 @@ def run(plan: Plan, libc: Libc, log: Log) -> int:
     inherited = (log_writer, report_writer, go_reader)
     supervisor = os.getpid()
     child = os.fork()
-    # Each of the two processes imports what it alone needs, side by side.
     if child == 0:
-        _become_the_vmm(plan, libc, supervisor, (*inherited, *overlay_claim))
+        _become_the_vmm(vmm, plan, libc, supervisor, (*inherited, *overlay_claim))
     from krunclient.supervisor import verdict, watch
 
     for descriptor in inherited:
@@ -114,15 +119,15 @@ def _claim(plan: Plan, libc: Libc) -> tuple[PortClaim, tuple[int, ...]]:
 
 
 def _become_the_vmm(
-    plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]
+    vmm: Vmm, plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]
 ) -> NoReturn:
     try:
-        from krunclient.vmm.main import main
+        vmm(plan, libc, supervisor, inherited)
     except BaseException as error:
-        # For want of descriptors or memory, say.
+        # It could not even import its code, for want of descriptors or memory, say.
         report.send_error(inherited[1], unexpected(error))
+    finally:
         os._exit(VmError.status)
-    main(plan, libc, supervisor, inherited)
 
 
 class _Streams:

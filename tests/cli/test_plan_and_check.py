@@ -3,32 +3,66 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
+from tests.framework import fake_vmm
 from tests.framework.launch import Launcher
 from tests.framework.namespaces import with_own_dev
 
 FAKE_KVM = with_own_dev()
 
 
-def test_the_plan_is_one_json_object_with_the_secret_hidden(launcher: Launcher, root: Path) -> None:
+def test_the_plan_is_one_json_object_with_the_secret_hidden(root: Path, tmp_path: Path) -> None:
+    launcher, (*libraries, _) = fake_vmm.prepare(tmp_path)
     ended = launcher.run(
-        "--plan", "--memory=256", "--env=A=hidden", root, "30555", "--", "x y",
+        *libraries, "--plan", "--memory=256", "--env=A=hidden", root, "30555", "--", "x y",
         env={"HOST": "hidden", "INTERNAL_SECRET": "hidden"},
     )  # fmt: skip
-    if ended.status == 69:
-        assert "/dev/kvm" in ended.error
-        return
     plan = json.loads(ended.stdout)
+    assert (ended.status, ended.stderr) == (0, b"")
     assert plan["root_path"] == str(root)
     assert (plan["guest_port"], plan["memory_mib"]) == (80, 256)
     assert plan["policy"] == {"listen": "127.0.0.1:30555", "allow": ["127.0.0.1:8443"]}
     assert plan["app_arguments"] == ["x y"]
     assert plan["variables"]["INTERNAL_SECRET"] == plan["variables"]["A"] == "***"
-    assert plan["libraries"]["origin"] == "bundled"
-    assert plan["libraries"]["api"] == "2.x"
+    assert (plan["libraries"]["origin"], plan["libraries"]["api"]) == ("given", "2.x")
+    assert plan["confinement"]["user_namespace"] == (os.geteuid() != 0)
     assert b"hidden" not in ended.stdout
+
+
+def test_the_plan_needs_a_kvm_as_a_launch_does(launcher: Launcher, root: Path) -> None:
+    host = replace(launcher, command=[*with_own_dev(), *launcher.command])
+    assert "/dev/kvm" in host.run("--plan", root, "30555").error
+
+
+def test_a_machine_that_is_not_served_is_69_by_launch_plan_and_check(
+    launcher: Launcher, root: Path
+) -> None:
+    other = replace(launcher, command=["setarch", "i686", *launcher.command])
+    for words in ([], ["--plan"]):
+        ended = other.run(*words, root, "30555")
+        assert ended.status == 69
+        assert "i686: this architecture is not served" in ended.error
+    ended = other.run("--check")
+    assert (ended.status, ended.stderr) == (69, b"")
+    first, last = ended.stdout.decode().splitlines()
+    assert first.startswith("missing  architecture: i686: this architecture is not served")
+    assert last == "no VM can start"
+    assert other.run("--version").status == 0
+
+
+def test_check_takes_every_option_of_a_launch_and_makes_no_overlay(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    ended = launcher.run("--check", f"--overlay={tmp_path}/overlay", "--volume=/tmp:/v")
+    lines = ended.stdout.decode().splitlines()
+    assert any(line.startswith("ok       sandbox: ") for line in lines), lines
+    assert not (tmp_path / "overlay").exists()
+    assert launcher.run("--check", "root").status == 64
+    without = launcher.run("--check", "--sandbox=off").stdout.decode().splitlines()
+    assert "ok       sandbox: off" in without
 
 
 def test_check_names_what_is_missing_with_its_remedy(launcher: Launcher) -> None:

@@ -64,20 +64,21 @@ class Launcher:
         *arguments: str | bytes | Path,
         env: Mapping[str, str | bytes] | None = None,
         preexec: Callable[[], None] | None = None,
+        **streams: int | None,
     ) -> subprocess.Popen[bytes]:
-        environment: dict[str, str | bytes] = {**self.environment, **(env or {})}
-        return subprocess.Popen(
+        """`streams` are those of subprocess.Popen; it takes no input and its output is piped."""
+        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             [*self.command, *arguments],
-            env=environment,
+            env={**self.environment, **(env or {})},
             cwd=self.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             preexec_fn=preexec,
             user=self.user,
             group=self.user,
             extra_groups=None if self.user is None else [],
+            **{"stdin": subprocess.DEVNULL, **piped, **streams},  # type: ignore[call-overload]
         )
+        return process
 
     def start_app(self, root: Path, port: int) -> Server:
         """Start it with a root whose app is GRACEFUL_APP, and wait until that has started."""

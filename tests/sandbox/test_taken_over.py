@@ -11,7 +11,6 @@ import os
 import pty
 import resource
 import signal
-import subprocess
 import termios
 import time
 from collections.abc import Callable
@@ -179,14 +178,9 @@ def test_a_descriptor_above_the_limit_does_not_reach_the_vmm(tmp_path: Path) -> 
 
     command = ["sh", "-c", 'exec 9>/dev/null; exec "$@"', "sh", *launcher.command]
     leaking = replace(launcher, command=command)
-    process = subprocess.Popen(
-        [*leaking.command, *arguments, "30778"],
-        env=dict(launcher.environment),
-        cwd=launcher.directory,
-        preexec_fn=leak,
-        close_fds=False,
-    )
-    assert process.wait(20) == fake_vmm.STATUS
+    process = leaking.start(*arguments, "30778", preexec=leak, close_fds=False)
+    process.communicate(timeout=20)
+    assert process.returncode == fake_vmm.STATUS
 
 
 def test_a_vmm_of_which_only_the_lifeline_is_left_is_ended(tmp_path: Path) -> None:
@@ -213,14 +207,7 @@ def test_a_terminal_is_neither_read_nor_changed(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     os.write(ours, b"typed\n")
-    process = subprocess.Popen(
-        [*launcher.command, *arguments, "30778"],
-        env=dict(launcher.environment),
-        cwd=launcher.directory,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
+    process = launcher.start(*arguments, "30778", stdin=theirs, stdout=theirs, stderr=theirs)
     assert process.wait(20) == fake_vmm.STATUS
     assert termios.tcgetattr(theirs) == before
     assert b"shown" in os.read(ours, 1000)

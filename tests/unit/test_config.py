@@ -225,3 +225,27 @@ def test_each_root_has_a_state_directory_of_its_own() -> None:
 def test_options_that_exclude_each_other_are_a_usage_error(words: list[str]) -> None:
     with pytest.raises(UsageError):
         resolve(*words)
+
+
+@pytest.mark.parametrize(
+    ("root", "overlay"),
+    [
+        ("/", "/overlay"),
+        ("/", "/"),
+        ("//", "/overlay"),
+        ("/srv", "/"),
+        ("/srv/app", "/srv/app"),
+        ("/srv/app/", "/srv/app/upper/"),
+        ("/srv/app/../app", "/srv/app/x"),
+    ],
+)
+def test_an_overlay_that_overlaps_the_root_is_a_usage_error(root: str, overlay: str) -> None:
+    with pytest.raises(UsageError, match="it is inside ROOT_PATH, or ROOT_PATH is inside it"):
+        resolve(f"--overlay={overlay}", root=root)
+
+
+@pytest.mark.parametrize(
+    ("root", "overlay"), [("/srv/app", "/srv/app2"), ("/srv/app2", "/srv/app"), ("/srv", "/o")]
+)
+def test_an_overlay_beside_the_root_is_taken(root: str, overlay: str) -> None:
+    assert resolve(f"--overlay={overlay}", root=root).files.overlay == overlay

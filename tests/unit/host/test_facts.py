@@ -1,0 +1,57 @@
+"""The facts of a host are gathered in an order that finds the user's own mistakes first."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from krunclient.bindings.arch import ARCHITECTURES, X86_64
+from krunclient.errors import HostError, RootError, UsageError
+from krunclient.host import facts, kvm
+from tests.framework import recorder
+from tests.framework.roots import static_root
+from tests.framework.stages import LIBC, settings
+
+
+def test_a_machine_that_is_not_served_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    def be(machine: str) -> None:
+        monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
+
+    for machine in ("i686", "riscv64", ""):
+        be(machine)
+        with pytest.raises(HostError, match="this architecture is not served"):
+            facts.find_architecture()
+    for machine, architecture in ARCHITECTURES.items():
+        be(machine)
+        assert facts.find_architecture() is architecture
+
+
+def test_each_mistake_is_found_before_what_the_host_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libkrun, libkrunfw = recorder.build(tmp_path, recorder.NEWEST)
+    pair = [f"--libkrun={libkrun}", f"--libkrunfw={libkrunfw}"]
+
+    def no_kvm() -> None:
+        raise HostError("KVM can't be used", "/dev/kvm", "there is none", "load it")
+
+    def probe(*words: str) -> facts.HostFacts:
+        config = settings(*pair, *words, root=str(tmp_path / "root"))
+        return facts.probe(LIBC, X86_64, config)
+
+    monkeypatch.setattr(kvm, "check", no_kvm)
+    with pytest.raises(UsageError, match="--volume can't be used"):
+        probe("--volume=/nowhere:/data")
+    with pytest.raises(RootError):
+        probe()
+    static_root(tmp_path / "root")
+    with pytest.raises(HostError, match="KVM"):
+        probe()
+    monkeypatch.setattr(kvm, "check", lambda: None)
+    found = probe()
+    assert found.vmm_uid == os.geteuid()
+    assert found.libraries.libkrun == str(libkrun)
+    assert probe("--sandbox=off").landlock_abi == 0

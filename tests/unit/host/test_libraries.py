@@ -1,0 +1,98 @@
+"""The pair that is loaded: what was given, else the bundled pair, else the system's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from krunclient.bindings import libkrun
+from krunclient.bindings.arch import AARCH64, X86_64
+from krunclient.errors import HostError
+from krunclient.host import libraries
+from krunclient.model import Features
+from tests.framework import recorder
+from tests.framework.stages import LIBC
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return recorder.build(tmp_path_factory.mktemp("pair"), recorder.NEWEST)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host whose only place for libraries is an empty directory, without a bundled pair."""
+    monkeypatch.setattr(libraries, "PACKAGE", str(tmp_path))
+    monkeypatch.setattr(libraries, "system_directories", lambda _: (str(tmp_path / "lib"),))
+    (tmp_path / "lib").mkdir()
+    return tmp_path
+
+
+def put(pair: tuple[Path, Path], directory: Path, libkrun: str, libkrunfw: str) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / libkrun).hardlink_to(pair[0])
+    (directory / libkrunfw).hardlink_to(pair[1])
+
+
+def test_without_any_it_is_said_where_they_were_looked_for(host: Path) -> None:
+    with pytest.raises(HostError, match=f"{host}/lib: there is none, nor one bundled"):
+        libraries.find(None, None, X86_64)
+
+
+def test_the_bundled_pair_comes_before_the_systems(host: Path, pair: tuple[Path, Path]) -> None:
+    put(pair, host / "lib", "libkrun.so.1", "libkrunfw.so.5")
+    found = libraries.find(None, None, X86_64)
+    assert found.origin == "system"
+    assert (found.libkrun, found.libkrunfw) == (
+        f"{host}/lib/libkrun.so.1",
+        f"{host}/lib/libkrunfw.so.5",
+    )
+    put(pair, host / "bundled/x86_64", "libkrun.so", "libkrunfw.so")
+    found = libraries.find(None, None, X86_64)
+    assert found.origin == "bundled"
+    assert found.libkrunfw == f"{host}/bundled/x86_64/libkrunfw.so"
+    # Each architecture has a pair of its own.
+    with pytest.raises(HostError, match="no library for aarch64"):
+        libraries.find(None, None, AARCH64)
+
+
+def test_what_is_given_comes_before_all(host: Path, pair: tuple[Path, Path]) -> None:
+    put(pair, host / "bundled/x86_64", "libkrun.so", "libkrunfw.so")
+    found = libraries.find(str(pair[0]), str(pair[1]), X86_64)
+    assert (found.libkrun, found.libkrunfw, found.origin) == (str(pair[0]), str(pair[1]), "given")
+    assert libraries.find(str(pair[0]), None, X86_64).libkrunfw.startswith(str(host))
+    assert libraries.find(None, str(pair[1]), X86_64).libkrun.startswith(str(host))
+
+
+def test_a_libkrunfw_is_looked_for_beside_its_libkrun(host: Path, pair: tuple[Path, Path]) -> None:
+    assert libraries.find(str(pair[0]), None, X86_64).libkrunfw == str(pair[1])
+    put(pair, host / "alone", "libkrun.so", "other")
+    with pytest.raises(HostError, match=r"libkrunfw was not found: libkrunfw\.so\.5"):
+        libraries.find(f"{host}/alone/libkrun.so", None, X86_64)
+
+
+@pytest.mark.parametrize("generation", recorder.GENERATIONS)
+def test_what_a_libkrun_can_do_is_read_without_loading_it(tmp_path: Path, generation: int) -> None:
+    path, libkrunfw = recorder.build(tmp_path, generation)
+    read = libraries.read_features(str(path), X86_64)
+    loaded = libkrun.load(LIBC, str(path), str(libkrunfw))
+    assert read == Features.of(loaded.has)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x7fELF\x02\x01"])
+def test_what_is_no_library_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "libkrun.so"
+    path.write_bytes(content)
+    with pytest.raises(HostError, match="no library for x86_64"):
+        libraries.find(str(path), None, X86_64)
+
+
+def test_a_path_that_is_no_file_is_refused_unopened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", tmp_path / "missing"):
+        with pytest.raises(HostError, match="there is no such file"):
+            libraries.find(str(path), None, X86_64)
+        with pytest.raises(HostError, match="there is no such file"):
+            libraries.find(None, str(path), X86_64)
