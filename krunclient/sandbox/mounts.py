@@ -104,22 +104,27 @@ class Directory(Operation):
         os.makedirs(self.path, 0o755, exist_ok=True)
 
 
-class BindDevice(Operation):
+class FromHost(Operation):
+    """A step that uses a path of the host."""
+
+    host_path: str
+
+    def source(self) -> str:
+        return self.host_path
+
+
+class BindDevice(FromHost):
     """A device of the host at a file of the new root.
 
     In a user namespace nobody owns it, and it can't be changed.
     """
 
-    device: str
     path: str
     user_namespace: bool
 
-    def source(self) -> str:
-        return self.device
-
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
         os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        _bind(libc, sources[self.device], self.path, MS_BIND)
+        _bind(libc, sources[self.host_path], self.path, MS_BIND)
         if not self.user_namespace:
             # The device itself is used, not changed: root could give it other rights.
             flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC
@@ -135,17 +140,13 @@ class BindDescriptors(Operation):
         libc.mount(b"/proc/self/fd", self.path.encode(), None, MS_BIND, None)
 
 
-class BindTree(Operation):
+class BindTree(FromHost):
     """A directory of the host with what is mounted below it."""
 
-    host_directory: str
     path: str
 
-    def source(self) -> str:
-        return self.host_directory
-
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
-        _bind(libc, sources[self.host_directory], self.path, MS_BIND | MS_REC)
+        _bind(libc, sources[self.host_path], self.path, MS_BIND | MS_REC)
 
 
 class BindLayer(BindTree):
@@ -155,7 +156,7 @@ class BindLayer(BindTree):
         super().execute(libc, sources)
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            check_owner(descriptor, self.host_directory)
+            check_owner(descriptor, self.host_path)
         finally:
             os.close(descriptor)
 
@@ -217,19 +218,15 @@ class Unmount(Operation):
         libc.umount2(self.path.encode(), MNT_DETACH)
 
 
-class BindVolume(Operation):
+class BindVolume(FromHost):
     """A volume at its place in the guest's root.
 
     The place is made where it is missing. A symbolic link on the way, which an earlier run of the
     guest may have left, is not followed but refused.
     """
 
-    host_directory: str
     guest_directory: str
     read_only: bool
-
-    def source(self) -> str:
-        return self.host_directory
 
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
         place = os.open(GUEST, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -245,7 +242,7 @@ class BindVolume(Operation):
             os.close(place)
             place = deeper
         # Not by the descriptor's link for the second mount: that names what is now covered.
-        _bind(libc, sources[self.host_directory], f"/proc/self/fd/{place}", MS_BIND | MS_REC)
+        _bind(libc, sources[self.host_path], f"/proc/self/fd/{place}", MS_BIND | MS_REC)
         os.close(place)
         path = os.fsencode(f"{GUEST}/{self.guest_directory.lstrip('/')}")
         attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
@@ -295,7 +292,7 @@ def operations(
     if files.overlay is None:
         layer: Operation = MemoryLayer(path="layer", bytes=files.overlay_size_mib * 2**20)
     else:
-        layer = BindLayer(host_directory=files.overlay, path="layer")
+        layer = BindLayer(host_path=files.overlay, path="layer")
     return (
         Detach(),
         EnterTmpfs(target=NEW_ROOT),
@@ -304,9 +301,9 @@ def operations(
         Directory(path=GUEST),
         Directory(path=DESCRIPTORS),
         Directory(path="dev"),
-        BindDevice(device=kvm_device, path=KVM.lstrip("/"), user_namespace=user_namespace),
+        BindDevice(host_path=kvm_device, path=KVM.lstrip("/"), user_namespace=user_namespace),
         BindDescriptors(path=DESCRIPTORS),
-        BindTree(host_directory=files.root_path, path="lower"),
+        BindTree(host_path=files.root_path, path="lower"),
         layer,
         SameOwnerAndMode(like="lower", path="layer/upper", owner_too=not user_namespace),
         Overlay(lower="lower", layer="layer", path=GUEST, user_xattr=user_namespace),
@@ -314,7 +311,7 @@ def operations(
         Unmount(path="lower"),
         *(
             BindVolume(
-                host_directory=volume.host_directory,
+                host_path=volume.host_directory,
                 guest_directory=volume.guest_directory,
                 read_only=volume.read_only,
             )
