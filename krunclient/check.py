@@ -1,4 +1,4 @@
-"""--check: what this host offers for a VM, a line each, with what to do where it lacks.
+"""--check: what this host offers for a VM, one line each, with what to do if it is missing.
 
 It plays both processes: a child goes through what the VMM does to itself, by the same functions,
 and this process supervises it as a launch would.

@@ -84,7 +84,7 @@ def parse(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> Options:
 
 
 def asks_for_json(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> bool:
-    """Whether errors are wanted as JSON, also where the rest can't be read."""
+    """Whether errors are wanted as JSON, even if the rest can't be read."""
     words = [b"", *argv]
     name, variable = rows.LOG_FORMAT.name.encode(), rows.LOG_FORMAT.variable.encode()
     given = any(

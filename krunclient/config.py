@@ -33,7 +33,7 @@ SAMPLE_ROOT = "/usr"  # a directory that every host has
 class Life(Record):
     """How a VM's life begins and ends. Times are in seconds, `ready_timeout` is None without one.
 
-    `notify_socket` is where sd_notify(3) sends to, empty where nobody waits.
+    `notify_socket` is where sd_notify(3) sends to, empty if nobody waits.
     """
 
     grace_period: float
@@ -45,7 +45,7 @@ class Life(Record):
 class Config(Record):
     """What is to be run, as the user asked for it.
 
-    `user` is None where the VMM stays who started krunclient. The library paths are None where
+    `user` is None if the VMM keeps the user that started krunclient. The library paths are None if
     none was given, and may hold bytes that are no UTF-8, as surrogates.
     """
 
@@ -223,7 +223,7 @@ def _variables(options: Options) -> tuple[tuple[str, Secret], ...]:
 
 
 def _inherited(options: Options, name: str) -> str:
-    """A variable of krunclient's own environment, empty where it is not set."""
+    """A variable of krunclient's own environment, empty if it is not set."""
     found = options.environment.get(name)
     return found.reveal() if found else ""
 

@@ -80,8 +80,8 @@ def by_name() -> dict[str, type[LaunchError]]:
 
 
 def failed_call(what: str, thing: str, error: OSError, remedy: str) -> LaunchError:
-    """The error for a call to the kernel that failed: 70 where a limit has been reached, whatever
-    call it was; else 69, this host lacks something, and `remedy` says what to do.
+    """The error for a call to the kernel that failed: 70 if a limit has been reached, whatever the
+    call; else 69, this host lacks something, and `remedy` says what to do.
     """
     if error.errno in LIMITS:
         return VmError(what, thing, reason(error), SEE_LIMITS)

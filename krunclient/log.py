@@ -22,7 +22,7 @@ LEVELS = ("error", "warning", "info", "debug")
 FORMATS = ("text", "json")
 MAX_SHORT_CHARACTERS = 300  # of up to 12 bytes each in JSON
 MAX_LINE_BYTES = 4096  # PIPE_BUF, which a pipe that can be written to has room for, pipe(7)
-PATIENCE_MILLISECONDS = 1000  # how long a reader may let us wait; then lines are lost
+PATIENCE_MILLISECONDS = 1000  # how long to wait for a slow reader; then lines are lost
 
 
 class Event(Record):
@@ -126,8 +126,8 @@ class Log:
         return line
 
     def _put(self, line: str) -> None:
-        """A launcher must hear a stop also while nobody reads what it has to say, or slowly: its
-        patience grows back only when there is nothing to wait for.
+        """krunclient must react to a stop even while nobody reads its messages, or slowly: so it
+        waits for the reader for a bounded time in all, until the reader has caught up.
         """
         if self._writer is None:
             self._writer = _writer(self._descriptor)
@@ -189,9 +189,9 @@ def _writer(descriptor: int) -> int:
 
 
 def write_all(descriptor: int, data: bytes, patience: int = PATIENCE_MILLISECONDS) -> bool:
-    """write(2) until all is written. False where that can't be: a reader that is gone, say.
+    """write(2) until all is written. False if that can't be: the reader is gone, say.
 
-    `patience` is how many milliseconds each part may wait where the descriptor does not block.
+    `patience` is how many milliseconds each part may wait if the descriptor does not block.
     """
     while data:
         try:

@@ -127,7 +127,7 @@ class Volume(Record):
 
 
 class Files(Record):
-    """What the guest finds. `overlay` is None where its writes stay in memory.
+    """What the guest finds. `overlay` is None if its writes stay in memory.
 
     Paths may hold bytes that are no UTF-8, as surrogates.
     """

@@ -51,11 +51,11 @@ MAX_MEMORY_MIB = 2**32 - 1  # and this as uint32_t
 class Option(Record, Generic[Value]):
     """One row.
 
-    `metavar` is empty for a flag, which takes no value. `default` is the value where the option
-    is not given, `default_text` what people are told of it where that is more. A `repeatable` one
-    collects its texts, else the last wins. What `needs_sandbox` is the sandbox's to keep. The
-    texts of a `secret` one are hidden from /proc. An `action` takes the place of a launch, and
-    can't be set in the environment.
+    `metavar` is empty for a flag, which takes no value. `default` is the value if the option is
+    not given, `default_text` what people are told of it if that is more. A `repeatable` one
+    collects its texts, else the last wins. One that `needs_sandbox` is refused without. The texts
+    of a `secret` one are hidden from /proc. An `action` takes the place of a launch, and can't be
+    set in the environment.
     """
 
     name: str
@@ -440,7 +440,7 @@ SECRET_NAMES = tuple(option.name.encode() for option in OPTIONS if option.secret
 
 
 def default_text(option: Option[object]) -> str:
-    """The default as people read it, empty where there is none."""
+    """The default as people read it, empty if there is none."""
     if option.default_text or option.action:
         return option.default_text
     if isinstance(option.default, bool):

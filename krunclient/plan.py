@@ -34,7 +34,7 @@ class Plan(Record):
 
 
 def make(config: Config, facts: HostFacts) -> Plan:
-    """Raises HostError where this libkrun can't keep a promise that nothing else keeps."""
+    """Raises HostError if a promise depends on a function that this libkrun lacks."""
     check_that_root_stays_whole(config, facts.libraries)
     policy = config.policy
     return Plan(

@@ -68,7 +68,7 @@ def function(
 class Library:
     """A loaded C library. `syscalls` has the numbers of this architecture's system calls.
 
-    Raises MissingSymbolError where a function that is not optional lacks.
+    Raises MissingSymbolError if a function that is not optional is missing.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Library:
 
     def has(self, name: str) -> bool:
         """Whether the library has this function. Raises KeyError for one that is not declared:
-        a misspelt name must not pass for a function that lacks.
+        a misspelt name must not pass for a missing function.
         """
         return self._present[name]
 
@@ -118,7 +118,7 @@ def _named(name: str, check: ErrorCheck) -> ErrorCheck:
 
 
 def _negative_is_errno(name: str, result: int, _arguments: tuple[Any, ...]) -> int:
-    """Raise OSError with the C library's errno where the result is negative."""
+    """Raise OSError with the C library's errno if the result is negative."""
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{name}: {os.strerror(code)}")

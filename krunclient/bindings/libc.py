@@ -182,7 +182,7 @@ class Libc(Library):
 
     @function(ERRNO, c_int, POINTER(SignalSet), c_int)
     def signalfd(self, descriptor: int, mask: SignalSet, flags: int, /) -> int:
-        """signalfd(2): a new descriptor where `descriptor` is -1."""
+        """signalfd(2): a new descriptor if `descriptor` is -1."""
 
     @function(ERRNO_SIZE, c_int, c_void_p)
     def signal(self, number: int, handler: int | None, /) -> int:
@@ -293,7 +293,7 @@ def openat2(libc: Libc, directory: int, path: bytes, flags: int, resolve: int) -
 
 
 def landlock_abi(libc: Libc) -> int:
-    """The kernel's Landlock ABI, 0 where it has none."""
+    """The kernel's Landlock ABI, 0 if it has none."""
     try:
         return libc.landlock_create_ruleset(None, 0, LANDLOCK_CREATE_RULESET_VERSION)
     except OSError:

@@ -140,7 +140,7 @@ def load(libc: Libc, libkrun: str, libkrunfw: str) -> Krun:
     that is loaded. libkrun is bound lazily, because builds with GPU support have undefined
     symbols of a library that is not needed here, and CDLL always binds at once.
 
-    Raises LoadError where one can't be loaded or lacks a function.
+    Raises LoadError if one can't be loaded or lacks a function.
     """
     _open(libc, libkrunfw, libc.RTLD_NOW_GLOBAL)
     handle = _open(libc, libkrun, libc.RTLD_LAZY)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class HostFacts(Record):
-    """`vmm_uid` is who the VMM runs as, `landlock_abi` 0 where the kernel has no Landlock."""
+    """`vmm_uid` is who the VMM runs as, `landlock_abi` 0 if the kernel has no Landlock."""
 
     architecture: Architecture
     libraries: LibraryPair

@@ -24,7 +24,7 @@ def find(libkrun: str | None, libkrunfw: str | None, architecture: Architecture)
     """The pair to load: what was given, else the bundled one, else the system's.
 
     A libkrun opens libkrunfw by a soname that is built into it, so the second is looked for by
-    that soname, and one that was given must have it. Raises HostError where one is missing.
+    that soname, and one that was given must have it. Raises HostError if one is missing.
     """
     bundled = os.path.join(PACKAGE, "bundled", architecture.machine)
     directories = system_directories(architecture)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from krunclient.sandbox.mounts import Operation
 
 # <linux/capability.h>. All that the virtio-fs server in libkrun needs to act for the guest's
-# users on the guest's own files; each is in force inside the user namespace alone where there is
-# one. Nothing else of a VMM needs a capability.
+# users on the guest's own files; with a user namespace, each is in force inside that alone.
+# Nothing else of a VMM needs a capability.
 CAPABILITIES = {
     "CAP_CHOWN": 0,  # chown by the guest's root
     "CAP_DAC_OVERRIDE": 1,  # the guest's root reads and writes whatever the mode says

@@ -3,7 +3,7 @@
 The signal of a parent's death, PR_SET_PDEATHSIG of prctl(2), belongs to a thread. Its own calls can
 take it away: prctl, which the VMM's filter refuses, and every change of user, which the virtio-fs
 server has to make for the guest's users. So a thread of its own has it, under a filter by which
-any call but waiting ends the process: whoever takes the VMM over can't make it do either.
+any call but waiting ends the process: a guest that takes the VMM over can't make it do either.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ class Unmount(Operation):
 class BindVolume(FromHost):
     """A volume at its place in the guest's root.
 
-    The place is made where it is missing. A symbolic link on the way, which an earlier run of the
+    The place is made if it is missing. A symbolic link on the way, which an earlier run of the
     guest may have left, is not followed but refused.
     """
 
@@ -253,7 +253,7 @@ class BindVolume(FromHost):
 
 
 class InitFile(Operation):
-    """The file for libkrun's init where libkrun can't serve it from memory.
+    """The file for libkrun's init, if libkrun can't serve it from memory.
 
     It lies on the tmpfs of this namespace and is mounted on its name, so that no write of the
     guest's can carry it into a layer that stays.
@@ -286,7 +286,7 @@ class PivotRoot(Operation):
 def operations(
     files: Files, *, user_namespace: bool, init_file: str | None, kvm_device: str = KVM
 ) -> tuple[Operation, ...]:
-    """All steps in their order. `init_file` is the path in the guest, where one is needed, and
+    """All steps in their order. `init_file` is the path in the guest, if one is needed, and
     `kvm_device` the device of the host that becomes KVM.
     """
     if files.overlay is None:
@@ -342,7 +342,7 @@ def open_sources(steps: tuple[Operation, ...]) -> dict[str, int]:
 def perform(
     libc: Libc, steps: tuple[Operation, ...], sources: dict[str, int], init_file: Secret
 ) -> None:
-    """Run the steps. `init_file` is the content of the InitFile, where there is one: the steps
+    """Run the steps. `init_file` is the content of the InitFile, if there is one: the steps
     are part of the plan, which holds no secret.
 
     Raises HostError, PermissionDeniedError or BusyError, naming the step.
@@ -364,10 +364,10 @@ def _write_private(path: str, content: bytes) -> None:
 
 
 def check_owner(descriptor: int, directory: str) -> None:
-    """Raises PermissionDeniedError where anybody else could have put something into the overlay.
+    """Raises PermissionDeniedError if anybody else could have put something into the overlay.
 
-    Whoever is inside a directory stays there when the way to it is closed, so that it must have
-    been closed to others from the start.
+    A process whose working directory is inside stays there when the directory is closed to it: so
+    it must have been closed to others from the start.
     """
     found = os.fstat(descriptor)
     if found.st_uid != os.geteuid():

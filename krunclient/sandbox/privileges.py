@@ -40,10 +40,10 @@ def become(user: User) -> None:
 
 
 def enter_namespaces(libc: Libc, *, user_namespace: bool) -> None:
-    """A mount namespace of the child's own, and a user namespace around it where one is wanted.
+    """A mount namespace of the child's own, and a user namespace around it if one is wanted.
 
     In that one the child is root, which is this user on the host, and there is nobody else.
-    Raises HostError where the host does not allow it.
+    Raises HostError if the host does not allow it.
     """
     uid, gid = os.geteuid(), os.getegid()
     try:

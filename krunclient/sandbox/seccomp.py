@@ -61,7 +61,7 @@ IOCTLS_IGNORED = {
     "TCSETS2": 0x402C542B, "TCSETSW2": 0x402C542C, "TCSETSF2": 0x402C542D,
 }  # fmt: skip
 
-# The supervisor makes these calls in the VMM's place, where its policy allows them.
+# The supervisor makes these calls in the VMM's place, if its policy allows them.
 SUPERVISED = ("bind", "connect", "listen")
 
 # What a VMM never does, by the reason to refuse it.
@@ -280,7 +280,7 @@ def _if_in(
     *,
     mask: int = EVERY_BIT,
 ) -> list[Instruction]:
-    """`action` where the bits of `mask` in an argument are one of the values; else the errno
+    """`action` if the bits of `mask` in an argument are one of the values; else the errno
     `otherwise`, 0 to allow, None to go on with what comes next.
     """
     checks = [

@@ -10,7 +10,7 @@ It never loads libkrun.
     watch      the life cycle of the VMM, by its handlers
     sockets    answers the VMM's calls of bind, connect and listen
     readiness  whether the app has started, and whether the port accepts
-    announce   what becomes known, to who reads the log and to a service manager
+    announce   writes events to the log and tells a service manager
     libkrunlog libkrun's log, read for what it alone tells
     verdict    how the VMM ended, as krunclient's exit status
 """

@@ -1,4 +1,4 @@
-"""What becomes known of a VM's life: to who reads the log, and to a service manager."""
+"""Writes the events of a VM's life to the log, and tells a service manager."""
 
 from __future__ import annotations
 

@@ -36,10 +36,10 @@ UNUSED_LOOPBACK = bytes((127, 255, 255, 254))
 class PortClaim:
     """LOCAL_PORT, on all of the host's addresses.
 
-    Two sockets are bound to it, one for IPv4 and one for IPv6, and never listen. As they have
-    neither SO_REUSEADDR nor SO_REUSEPORT, they keep everybody else from binding the port on
-    whatever address. A name in the abstract UNIX namespace, which belongs to the network
-    namespace as ports do, is there for a second krunclient to find.
+    Two sockets are bound to it, one for IPv4 and one for IPv6, and never listen. They set neither
+    SO_REUSEADDR nor SO_REUSEPORT: so no other program can bind the port, on any address. By a name
+    in the abstract UNIX namespace, which belongs to the network namespace as ports do, a second
+    krunclient finds the first.
     """
 
     def __init__(self, libc: Libc, mark: int, bound: tuple[int, ...]) -> None:
@@ -92,10 +92,10 @@ def _claim_port(libc: Libc, listen: Endpoint) -> PortClaim:
     # Nobody can send anything to a stream socket that does not listen.
     mark = libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
     libc.bind(mark, sockaddr, len(sockaddr))
-    # Older kernels (6.1 does, 6.12 does not) remember of a port that all of its sockets were bound
-    # with SO_REUSEADDR, and let more of them in without a look at those that are there. One that
-    # was not, on an address where no connections of an earlier run are, makes them forget it
-    # (tb->fastreuse in net/ipv4/inet_connection_sock.c).
+    # Older kernels (6.1 does, 6.12 does not) keep a flag for each port: if every socket so far was
+    # bound with SO_REUSEADDR, they let in another that has it, and look at no conflict
+    # (tb->fastreuse in net/ipv4/inet_connection_sock.c). A bind without that option clears the
+    # flag; on an address that no connection of an earlier run has, it can't fail for TIME_WAIT.
     unused = Endpoint(packed=UNUSED_LOOPBACK, port=listen.port)
     first = _bound(libc, AF_INET, unused, v6_only=False, reuse=0)
     set_option(libc, first, SOL_SOCKET, SO_REUSEADDR, 1)

@@ -41,7 +41,7 @@ class LibkrunLog:
             self._line(line.decode("utf-8", "replace"))
 
     def reason(self) -> str:
-        """The likely cause, to be put behind a sentence; empty where nothing is known."""
+        """The likely cause, in parentheses to follow a sentence; empty if unknown."""
         cause = self._panic or self._last_error
         return f" ({cause})" if cause else ""
 

@@ -20,10 +20,10 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def claim(directory: str, user: User | None) -> int:
-    """Make the directory where it is missing, check it, and claim it, as the user that the VMM
+    """Make the directory if it is missing, check it, and claim it, as the user that the VMM
     runs as, so that it is that user's. `user` is None for the one that krunclient runs as.
 
-    Returns the descriptor that holds the claim. Raises BusyError where another VM has it,
+    Returns the descriptor that holds the claim. Raises BusyError if another VM has it,
     PermissionDeniedError or HostError.
     """
     if user is not None:

@@ -37,7 +37,7 @@ def run(plan: Plan, libc: Libc, log: Log, vmm: Vmm) -> int:
     `vmm` is what the child does, and never returns. What it alone needs it imports itself, beside
     what this process imports then.
 
-    Raises LaunchError for what could not be claimed or set up, VmError where the VM ended without
+    Raises LaunchError for what could not be claimed or set up, VmError if the VM ended without
     the app's status.
     """
     parent = os.getppid()
@@ -84,7 +84,7 @@ def _queue_stop_signals(libc: Libc) -> int:
     """
     stop_signals = SignalSet.of(*STOP_SIGNALS)
     libc.sigprocmask(SIG_BLOCK, stop_signals, None)
-    libc.signal(SIGCHLD, SIG_DFL)  # where it was ignored, a child's status would be lost
+    libc.signal(SIGCHLD, SIG_DFL)  # if it were ignored, a child's status would be lost
     return libc.signalfd(-1, stop_signals, SFD_NONBLOCK_CLOEXEC)
 
 

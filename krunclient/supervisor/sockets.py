@@ -230,7 +230,7 @@ class SocketSupervisor:
         return model.from_sockaddr(buffer.raw[: size.value])
 
     def _family(self, notification: Notification) -> int:
-        """Raises RefusedError where the call is about anything but a socket for IP."""
+        """Raises RefusedError if the call is about anything but an IP socket."""
         socket = self._socket(notification)
         try:
             buffer = ctypes.create_string_buffer(MAX_SOCKADDR_BYTES)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def load(libc: Libc, pair: LibraryPair) -> Krun:
-    """Load the pair. Raises HostError where it can't be loaded, or is not what the plan says."""
+    """Load the pair. Raises HostError if it can't be loaded, or is not what the plan says."""
     remedy = "give another by --libkrun and --libkrunfw"
     try:
         krun = libkrun.load(libc, pair.libkrun, pair.libkrunfw)
@@ -44,7 +44,7 @@ def start(plan: Plan, libc: Libc, krun: Krun, init_file: Secret, root: str) -> N
     """Start the guest. Returns only by an exception; else the process ends with its status.
 
     `init_file` is the file for libkrun's init, `root` the directory that is the guest's root.
-    Raises VmError where libkrun refuses.
+    Raises VmError if libkrun refuses.
     """
     # libkrun and what it loads take settings from variables, and must find none of the caller's.
     libc.clearenv()
