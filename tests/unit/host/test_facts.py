@@ -20,7 +20,7 @@ def test_a_machine_that_is_not_served_is_lacking(monkeypatch: pytest.MonkeyPatch
     def be(machine: str) -> None:
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
 
-    for machine in ("i686", "riscv64", ""):
+    for machine in ("i686", "vax", ""):
         be(machine)
         with pytest.raises(HostError, match="this architecture is not served"):
             facts.find_architecture()

@@ -13,15 +13,13 @@ from krunclient.model import Guest
 from krunclient.secret import Secret
 from krunclient.vmm import initfile
 from krunclient.vmm.initfile import C_INIT, C_INIT_WITHOUT_ESCAPES, RUST_INIT, Dialect
+from tests.framework.stages import settings
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 
 def guest(arguments: tuple[str, ...] = (), **variables: str) -> Guest:
-    return Guest(
-        vcpus=1,
-        memory_mib=512,
-        exec_path="/bin/app",
+    return settings().guest.replace(
         app_arguments=arguments,
         variables=tuple((name, Secret(value)) for name, value in variables.items()),
     )
