@@ -42,7 +42,7 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
         architecture = facts.find_architecture()
         libc = libc_binding.load(architecture)
         settings = config.resolve(libc, given)
-        log = log.about(root=settings.files.root_path, port=settings.policy.listen.port)
+        log = log.with_context(root=settings.files.root_path, port=settings.policy.listen.port)
         resolved = plan.make(settings, facts.probe(libc, architecture, settings))
         if given.has(options.PLAN):
             return _print(plan.as_json(resolved))

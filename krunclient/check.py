@@ -16,7 +16,7 @@ from krunclient.bindings.libc import AF_INET, SIGKILL, SOCK_CLOEXEC, SOCK_STREAM
 from krunclient.errors import SEE_LIMITS, HostError, VmError, unexpected
 from krunclient.host import facts, kvm, libraries
 from krunclient.log import one_line
-from krunclient.model import INIT_FILE, Endpoint
+from krunclient.model import INIT_FILE, KVM, Endpoint
 from krunclient.report import Report
 from krunclient.sandbox import confinement, privileges, process
 from krunclient.sandbox.confine import Supervisor, confine
@@ -87,7 +87,7 @@ class Check:
 
     def _kvm(self) -> str:
         self._in_child(lambda _supervisor: kvm.check())
-        return f"{kvm.KVM}, API version {kvm.KVM_API_VERSION}"
+        return f"{KVM}, API version {kvm.KVM_API_VERSION}"
 
     def _libkrun(self) -> str:
         pair = self._pair()
@@ -118,19 +118,19 @@ class Check:
 
     def _landlock(self) -> str:
         """No Landlock is no failure: it is the second wall."""
-        abi = libc_binding.landlock_abi(self._libc)
+        abi = facts.landlock_abi(self._libc)
         return f"ABI {abi}" if abi else "this kernel has none; the sandbox stands without it"
 
     def _confine(self, supervisor: Supervisor) -> None:
         """What the VMM does, and one call that the supervisor must refuse."""
         # Whether there is a KVM is another check's question.
-        device = kvm.KVM if os.path.exists(kvm.KVM) else os.devnull
+        device = KVM if os.path.exists(KVM) else os.devnull
         walls = confinement.make(
             self._config.guest,
             self._config.files,
             user=self._config.user,
             vmm_uid=facts.vmm_uid(self._config),
-            landlock_abi=libc_binding.landlock_abi(self._libc),
+            landlock_abi=facts.landlock_abi(self._libc),
             init_file=INIT_FILE,
             kvm_device=device,
         )
@@ -157,9 +157,9 @@ class Check:
             try:
                 process.die_with(self._libc, parent)
                 if self._config.user is not None:
-                    privileges.become(self._config.user)
+                    privileges.switch_user(self._config.user)
                     process.die_with(self._libc, parent)
-                action(Supervisor(process=parent, report=report_writer, go=go_reader))
+                action(Supervisor(pid=parent, report=report_writer, go=go_reader))
             except BaseException as error:
                 report.send_error(report_writer, unexpected(error))
             finally:

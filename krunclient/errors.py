@@ -1,8 +1,8 @@
-"""What can go wrong, the exit status that says so, and which error a failed call is.
+"""What can go wrong: one class an exit status, and the rule from a failed call to its class.
 
     LaunchError
     ├── UsageError              64  arguments, options, environment values
-    ├── RootError               66  ROOT_PATH holds no runnable program
+    ├── RootPathError           66  ROOT_PATH holds no runnable program
     ├── HostError               69  this host lacks something
     ├── VmError                 70  the VM could not be created, or ended without a status
     ├── BusyError               75  something is taken; worth another try
@@ -51,7 +51,7 @@ class UsageError(LaunchError):
     status = 64
 
 
-class RootError(LaunchError):
+class RootPathError(LaunchError):
     status = 66
 
 

@@ -1,4 +1,4 @@
-"""krunclient's own messages: one line each, on stderr, never on stdout.
+"""krunclient's own messages, and the table of their events: one line each, never on stdout.
 
 For people `krunclient: LEVEL: TEXT`; for machines one JSON object a line, with the same text as
 `message`, the name of the event, and its fields.
@@ -26,7 +26,7 @@ PATIENCE_MILLISECONDS = 1000  # how long to wait for a slow reader; then lines a
 
 
 class Event(Record):
-    """One row of the table: the name for machines, the same in every version, and its fields."""
+    """One row of the README's table. The name, for machines, is the same in every version."""
 
     name: str
     level: str
@@ -67,7 +67,7 @@ FAILED = Event(
     fields=("what", "thing", "why", "remedy", "status"),
 )
 CONSOLE = Event(
-    name="console", level="info", when="with `--console`: a line of the guest's or of libkrun's"
+    name="console", level="info", when="with `--console`: a line of the guest's kernel or of libkrun's log"
 )
 EVENTS = (
     *(START, VMM_STARTED, CONFINED, READY, STOPPING, FORCED, ENDED),
@@ -91,7 +91,7 @@ class Log:
         self._patience = PATIENCE_MILLISECONDS
         self._context = {"pid": os.getpid(), **context}
 
-    def about(self, **context: str | int) -> Log:
+    def with_context(self, **context: str | int) -> Log:
         """The same log with more context."""
         return Log(self._level, self._form, self._descriptor, **{**self._context, **context})
 

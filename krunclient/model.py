@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.secret import Secret
 
+KVM = "/dev/kvm"
 V4_MAPPED_PREFIX = bytes(10) + b"\xff\xff"
 SIZES = {AF_INET: 4, AF_INET6: 16}
 
@@ -96,8 +97,8 @@ class Policy(Record):
     allow: tuple[Endpoint, ...]
 
     def may_listen(self, wanted: Endpoint | None) -> bool:
-        """`wanted` is the address of a bind(2) of the VMM's, as libkrun was told to map it: to the
-        guest's port's own number, so that no other listener of the guest's has it.
+        """`wanted` is the address of a bind(2) of the VMM's. libkrun was told to map the port to
+        its own number, so that a bind to `guest_port` is the guest's listener and no other.
         """
         return wanted is not None and wanted.port == self.guest_port
 

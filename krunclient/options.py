@@ -45,7 +45,7 @@ MAX_SECONDS = 86400
 MAX_CPUS = 255  # krun_set_vm_config takes them as uint8_t
 # The bundled kernel starts with 64 MiB; with 32 it does not fit, and libkrun aborts.
 MIN_MEMORY_MIB = 64
-MAX_MEMORY_MIB = 2**32 - 1  # and this as uint32_t
+MAX_MEMORY_MIB = 2**32 - 1  # krun_set_vm_config takes it as uint32_t
 
 
 class Option(Record, Generic[Value]):

@@ -1,1 +1,1 @@
-"""C functions, each declared once with its types and its check."""
+"""C functions, each declared once with its types and its check, and the tables of architectures."""

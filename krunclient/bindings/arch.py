@@ -1,4 +1,4 @@
-"""What differs between architectures, as one value for each: the only place that knows of them."""
+"""What differs between architectures: one value for each."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 
 class Architecture(Record):
-    """`machine` is its name by uname(2), `elf_machine` e_machine of <elf.h>, `audit` the number by
-    <linux/audit.h> that a seccomp filter sees.
+    """`machine` is its name by uname(2), `elf_machine` e_machine of <elf.h>, `audit_arch` the
+    number by <linux/audit.h> that a seccomp filter sees.
 
     `library_directory` is Debian's, `loader` the dynamic loader that programs name in PT_INTERP.
     `syscalls` has the numbers of the system calls that krunclient makes, refuses or supervises;
-    None is one that the architecture lacks. From `foreign_syscalls` on, numbers are those of
-    another ABI: x32 of x86_64 alone has the same audit number.
+    None is one that the architecture lacks. Numbers from `foreign_syscalls` up are those of
+    another ABI that has the same `audit_arch`: x32, on x86_64 alone.
     """
 
     machine: str
     elf_machine: int
-    audit: int
+    audit_arch: int
     library_directory: str
     loader: str
     syscalls: Mapping[str, int | None]
@@ -43,7 +43,7 @@ _EVERYWHERE = {
 X86_64 = Architecture(
     machine="x86_64",
     elf_machine=62,
-    audit=0xC000003E,
+    audit_arch=0xC000003E,
     library_directory="lib/x86_64-linux-gnu",
     loader="lib64/ld-linux-x86-64.so.2",
     foreign_syscalls=0x40000000,  # __X32_SYSCALL_BIT of <asm/unistd.h>
@@ -79,7 +79,7 @@ X86_64 = Architecture(
 AARCH64 = Architecture(
     machine="aarch64",
     elf_machine=183,
-    audit=0xC00000B7,
+    audit_arch=0xC00000B7,
     library_directory="lib/aarch64-linux-gnu",
     loader="lib/ld-linux-aarch64.so.1",
     syscalls={  # <asm-generic/unistd.h>

@@ -66,13 +66,12 @@ MNT_DETACH = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 
-# <linux/landlock.h>
-LANDLOCK_CREATE_RULESET_VERSION = 1
-
 # <sys/resource.h>
 RLIMITS = {
-    "RLIMIT_DATA": 2, "RLIMIT_CORE": 4, "RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7,
-    "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_MSGQUEUE": 12,
+    "RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4,
+    "RLIMIT_RSS": 5, "RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9,
+    "RLIMIT_LOCKS": 10, "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13,
+    "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
 }  # fmt: skip
 
 SFD_NONBLOCK_CLOEXEC = 0o2004000
@@ -292,14 +291,6 @@ def openat2(libc: Libc, directory: int, path: bytes, flags: int, resolve: int) -
     raise last
 
 
-def landlock_abi(libc: Libc) -> int:
-    """The kernel's Landlock ABI, 0 if it has none."""
-    try:
-        return libc.landlock_create_ruleset(None, 0, LANDLOCK_CREATE_RULESET_VERSION)
-    except OSError:
-        return 0
-
-
-def set_option(libc: Libc, descriptor: int, level: int, name: int, value: int) -> None:
+def set_socket_option(libc: Libc, descriptor: int, level: int, name: int, value: int) -> None:
     """Set an option of a socket that is an int. Raises OSError."""
     libc.setsockopt(descriptor, level, name, c_int(value), ctypes.sizeof(c_int))

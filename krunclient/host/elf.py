@@ -14,8 +14,9 @@ MAGIC = b"\x7fELF"
 CLASS_64_DATA_LITTLE = b"\x02\x01"
 HEADER_BYTES = 64
 EXECUTABLE_TYPES = (2, 3)  # ET_EXEC, ET_DYN
-PROGRAM_HEADER_BYTES = 56  # what load_elf_phdrs of the kernel demands,
-MAX_PROGRAM_HEADERS = 65536 // PROGRAM_HEADER_BYTES  # as it does this
+# The kernel's load_elf_phdrs refuses other sizes and more headers.
+PROGRAM_HEADER_BYTES = 56
+MAX_PROGRAM_HEADERS = 65536 // PROGRAM_HEADER_BYTES
 PT_LOAD, PT_DYNAMIC, PT_INTERP = 1, 2, 3
 DT_STRTAB, DT_STRSZ = 5, 10
 DYNAMIC_ENTRY_BYTES = 16

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from krunclient.bindings.arch import ARCHITECTURES
-from krunclient.bindings.libc import landlock_abi
 from krunclient.errors import HostError, UsageError
 from krunclient.host import kvm, libraries, program
 from krunclient.record import Record
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.config import Config
     from krunclient.model import LibraryPair
+
+
+LANDLOCK_CREATE_RULESET_VERSION = 1  # <linux/landlock.h>
 
 
 class HostFacts(Record):
@@ -40,7 +42,8 @@ def find_architecture() -> Architecture:
 def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
     """Find what a launch needs, the user's own mistakes first.
 
-    Raises UsageError, RootError, PermissionDeniedError or HostError for the first thing missing.
+    Raises UsageError, RootPathError, PermissionDeniedError or HostError for the first thing that
+    is missing.
     """
     for volume in config.files.volumes:
         if not os.path.isdir(volume.host_directory):
@@ -60,6 +63,14 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
         vmm_uid=vmm_uid(config),
         landlock_abi=landlock_abi(libc) if config.sandbox else 0,
     )
+
+
+def landlock_abi(libc: Libc) -> int:
+    """The kernel's Landlock ABI, 0 if it has none: landlock_create_ruleset(2)."""
+    try:
+        return libc.landlock_create_ruleset(None, 0, LANDLOCK_CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
 
 
 def vmm_uid(config: Config) -> int:

@@ -6,8 +6,8 @@ import errno
 import os
 
 from krunclient.errors import HostError, LaunchError, PermissionDeniedError, failed_call, reason
+from krunclient.model import KVM
 
-KVM = "/dev/kvm"
 KVM_GET_API_VERSION = 0xAE00  # <linux/kvm.h>
 KVM_API_VERSION = 12
 

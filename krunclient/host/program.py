@@ -16,7 +16,7 @@ from krunclient.errors import (
     HostError,
     LaunchError,
     PermissionDeniedError,
-    RootError,
+    RootPathError,
     failed_call,
     reason,
 )
@@ -41,7 +41,7 @@ class Program(Record):
 def check(libc: Libc, root_path: str, exec_path: str, architecture: Architecture) -> None:
     """Check ROOT_PATH, the program, and the interpreters that it names, one after the other.
 
-    Raises RootError for what the guest could not execute, PermissionDeniedError for what can't
+    Raises RootPathError for what the guest could not execute, PermissionDeniedError for what can't
     be read here.
     """
     root = _open_root(root_path)
@@ -71,14 +71,14 @@ def _open_root(root_path: str) -> int:
     except OSError as error:
         if error.errno in LIMITS:
             raise
-        raise RootError(
+        raise RootPathError(
             "ROOT_PATH can't be used",
             root_path,
             reason(error),
             "give the directory that holds the guest's root file system",
         ) from None
     except ValueError:
-        raise RootError(
+        raise RootPathError(
             "ROOT_PATH can't be used", root_path, "it holds a NUL byte", "give a path"
         ) from None
 
@@ -160,8 +160,8 @@ def _lookup_error(root_path: str, wanted_by: str, subject: str, error: OSError) 
     return failed_call("the guest program can't be read", thing, error, remedy)
 
 
-def _root_error(root_path: str, wanted_by: str, why: str) -> RootError:
-    return RootError(
+def _root_error(root_path: str, wanted_by: str, why: str) -> RootPathError:
+    return RootPathError(
         "the guest program can't be run",
         f"{wanted_by} in {root_path}",
         why,

@@ -1,7 +1,7 @@
 """Put a confinement into effect, in the VMM child: every wall, in the one order that works.
 
-Each wall takes away what those before it need: the namespaces and mounts need capabilities,
-Landlock and the lifeline need no_new_privs, and the filter refuses them all.
+The order is forced. The namespaces and the mounts need capabilities that are dropped next;
+Landlock, the lifeline and the filter need no_new_privs; the filter refuses what the lifeline calls.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ GUEST_ROOT = f"/{mounts.GUEST}"
 
 
 class Supervisor(Record):
-    """The child's supervisor: its process id, the pipe that is reported on, and the pipe on which
+    """The child's supervisor: its pid, the pipe that is reported on, and the pipe on which
     it gives leave to go on.
     """
 
-    process: int
+    pid: int
     report: int
     go: int
 
@@ -58,7 +58,7 @@ def confine(
         process.lower_limit(libc, name, value)
     privileges.drop_capabilities(libc, confinement.capabilities)
     landlock.restrict(libc, confinement.landlock_abi, confinement.landlock_rules)
-    lifeline.start(libc, architecture, supervisor.process)
+    lifeline.start(libc, architecture, supervisor.pid)
     program = seccomp.assemble(architecture, os.getpid(), set_id_bits=confinement.set_id_bits)
     _wait_for_supervision(libc, program, supervisor)
     return GUEST_ROOT

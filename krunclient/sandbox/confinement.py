@@ -1,7 +1,8 @@
-"""What the VMM is left with, as data: the plan holds it, `confine` puts it into effect."""
+"""Which mounts, limits, capabilities and Landlock rules the VMM gets, as data."""
 
 from __future__ import annotations
 
+from krunclient.model import KVM
 from krunclient.record import Record
 from krunclient.sandbox import landlock, mounts
 
@@ -39,7 +40,7 @@ MAX_OWN_THREADS = 256
 
 class Confinement(Record):
     """With `user_namespace` the VMM is root in a namespace of its own, which is its user on the
-    host, and there is nobody else.
+    host; no other user is mapped.
 
     `is_dumpable` leaves it open to ptrace(2) by its user, which a supervisor without privileges
     needs. `limits` are setrlimit(2)'s by name, both the soft and the hard one. Without
@@ -65,7 +66,7 @@ def make(
     vmm_uid: int,
     landlock_abi: int,
     init_file: str | None,
-    kvm_device: str = mounts.KVM,
+    kvm_device: str = KVM,
 ) -> Confinement:
     """`user` is who the VMM becomes, if any, and `vmm_uid` who it then is. `init_file` is
     the path in the guest of the file for libkrun's init, if libkrun can't serve it from memory.

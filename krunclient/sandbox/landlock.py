@@ -1,7 +1,7 @@
-"""Landlock, the second wall: files outside the guest's root and all ports, by the kernel alone.
+"""Landlock forbids files outside the guest's root and all TCP ports, by the kernel alone.
 
-Documentation/userspace-api/landlock.rst of the kernel. It is used as far as the kernel has it: the
-first walls (mount namespace, seccomp) stand without it.
+Documentation/userspace-api/landlock.rst of the kernel. It is the second
+wall, used as far as the kernel has it: mount namespace and seccomp stand without it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import ctypes
 import os
 from ctypes import Structure, c_int32, c_uint64
 
+from krunclient.model import KVM
 from krunclient.record import Record
-from krunclient.sandbox.mounts import DESCRIPTORS, GUEST, KVM
+from krunclient.sandbox.mounts import DESCRIPTORS, GUEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

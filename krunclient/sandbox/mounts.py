@@ -1,7 +1,7 @@
 """The file system that the VMM sees: the guest's root, its own descriptors and /dev/kvm.
 
     /guest          what the guest gets as its root: an overlay, with the volumes mounted in it
-    /kvm            /dev/kvm of the host; libkrun opens it as /dev/kvm
+    /dev/kvm        that of the host
     /proc/self/fd   the VMM's descriptors, where libkrun's virtio-fs server reopens files
 
 Nothing else of the host is there, so there is nothing that a guest that leaves its root could
@@ -41,6 +41,7 @@ from krunclient.errors import (
     failed_call,
     reason,
 )
+from krunclient.model import KVM
 from krunclient.record import Record
 
 TYPE_CHECKING = False
@@ -55,8 +56,8 @@ NEW_ROOT = "/dev"
 # Where things are in it.
 GUEST = "guest"
 DESCRIPTORS = "proc/self/fd"
+UPPER, WORK = "upper", "work"  # below an overlay's layer, the one for its writes
 INIT_FILE_SOURCE = "init-file"
-KVM = "/dev/kvm"
 SKELETON_BYTES = 2**20
 # An inode takes about 1 KiB of kernel memory that the size of a tmpfs does not count.
 BYTES_PER_INODE = 4096
@@ -79,7 +80,7 @@ class Operation(Record):
         raise NotImplementedError
 
 
-class Detach(Operation):
+class MakePrivate(Operation):
     """Let no mount made here be seen outside, and none made outside here."""
 
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
@@ -150,7 +151,7 @@ class BindTree(FromHost):
 
 
 class BindLayer(BindTree):
-    """An overlay directory, which must still be what `prepare_overlay` left."""
+    """An overlay directory, which must still be what supervisor/overlay.py left."""
 
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
         super().execute(libc, sources)
@@ -170,8 +171,8 @@ class MemoryLayer(Operation):
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
         options = f"size={self.bytes},nr_inodes={self.bytes // BYTES_PER_INODE},mode=0700"
         libc.mount(b"tmpfs", self.path.encode(), b"tmpfs", NOSUID_NODEV, options.encode())
-        os.mkdir(f"{self.path}/upper")
-        os.mkdir(f"{self.path}/work")
+        for name in (UPPER, WORK):
+            os.mkdir(f"{self.path}/{name}")
 
 
 class SameOwnerAndMode(Operation):
@@ -204,7 +205,8 @@ class Overlay(Operation):
     user_xattr: bool
 
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
-        options = f"lowerdir={self.lower},upperdir={self.layer}/upper,workdir={self.layer}/work"
+        options = f"lowerdir={self.lower},upperdir={self.layer}/{UPPER}"
+        options += f",workdir={self.layer}/{WORK}"
         options += ",userxattr" if self.user_xattr else ",redirect_dir=nofollow,metacopy=off"
         libc.mount(b"overlay", self.path.encode(), b"overlay", NOSUID_NODEV, options.encode())
 
@@ -294,7 +296,7 @@ def operations(
     else:
         layer = BindLayer(host_path=files.overlay, path="layer")
     return (
-        Detach(),
+        MakePrivate(),
         EnterTmpfs(target=NEW_ROOT),
         Directory(path="lower"),
         Directory(path="layer"),
@@ -305,7 +307,7 @@ def operations(
         BindDescriptors(path=DESCRIPTORS),
         BindTree(host_path=files.root_path, path="lower"),
         layer,
-        SameOwnerAndMode(like="lower", path="layer/upper", owner_too=not user_namespace),
+        SameOwnerAndMode(like="lower", path=f"layer/{UPPER}", owner_too=not user_namespace),
         Overlay(lower="lower", layer="layer", path=GUEST, user_xattr=user_namespace),
         Unmount(path="layer"),
         Unmount(path="lower"),
@@ -402,7 +404,8 @@ def files_error(error: OSError, thing: str, step: str) -> LaunchError:
         "and use Linux 5.12 or later",
     }
     if error.errno == errno.EINVAL:
-        remedies["Detach"] = "in a chroot, mount its root directory on itself first (mount --bind)"
+        in_chroot = "in a chroot, mount its root directory on itself first (mount --bind)"
+        remedies["MakePrivate"] = in_chroot
     if not thing.startswith(step):
         thing = f"{thing}: {step}"
     return failed_call(what, thing, error, remedies.get(step, SEE_CHECK))

@@ -12,7 +12,14 @@ from krunclient.bindings.libc import (
     CapabilityHeader,
     CapabilitySets,
 )
-from krunclient.errors import LaunchError, PermissionDeniedError, failed_call, reason
+from krunclient.errors import (
+    LIMITS,
+    SEE_LIMITS,
+    LaunchError,
+    PermissionDeniedError,
+    failed_call,
+    reason,
+)
 from krunclient.sandbox.confinement import CAPABILITIES
 
 TYPE_CHECKING = False
@@ -24,25 +31,24 @@ LAST_CAPABILITY = 63  # of the two words that capset(2) takes; today's kernels k
 CAPABILITY_VERSION_3 = 0x20080522
 
 
-def become(user: User) -> None:
+def switch_user(user: User) -> None:
     """Change from root to a user for good. Raises PermissionDeniedError."""
     try:
         os.setgroups(list(user.groups))
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
-        raise PermissionDeniedError(
-            "the VMM can't run as another user",
-            f"{user.uid}:{user.gid}",
-            reason(error),
-            "start krunclient as root, or without --user",
-        ) from None
+        what, who = "the VMM can't run as another user", f"{user.uid}:{user.gid}"
+        if error.errno in LIMITS:
+            raise failed_call(what, who, error, SEE_LIMITS) from None
+        remedy = "start krunclient as root, or without --user"
+        raise PermissionDeniedError(what, who, reason(error), remedy) from None
 
 
 def enter_namespaces(libc: Libc, *, user_namespace: bool) -> None:
     """A mount namespace of the child's own, and a user namespace around it if one is wanted.
 
-    In that one the child is root, which is this user on the host, and there is nobody else.
+    In that one the child is root, which is this user on the host; no other user is mapped.
     Raises HostError if the host does not allow it.
     """
     uid, gid = os.geteuid(), os.getegid()

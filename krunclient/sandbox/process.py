@@ -1,4 +1,4 @@
-"""Ties between a process and another, and between it and its memory."""
+"""Parent-death signal, dumpable flag and limits of a process, in the supervisor and in the VMM."""
 
 from __future__ import annotations
 

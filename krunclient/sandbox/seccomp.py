@@ -27,7 +27,7 @@ RET_KILL_PROCESS = 0x80000000
 RET_ERRNO = 0x00050000
 RET_USER_NOTIF = 0x7FC00000
 RET_ALLOW = 0x7FFF0000
-# Offsets in struct seccomp_data. Both architectures are little-endian: the low word comes first.
+# Offsets in struct seccomp_data, of the low word: every architecture here is little-endian.
 NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
 
 # <linux/bpf_common.h>
@@ -141,10 +141,8 @@ class Program(Structure):
     _fields_ = (("length", c_ushort), ("filter", c_char_p))
 
 
-def assemble(
-    architecture: Architecture, process: int, *, set_id_bits: bool
-) -> tuple[Instruction, ...]:
-    """The filter for a VMM with this process id, on this architecture.
+def assemble(architecture: Architecture, pid: int, *, set_id_bits: bool) -> tuple[Instruction, ...]:
+    """The filter for a VMM with this pid, on this architecture.
 
     Without `set_id_bits` no file can be made set-user-ID or set-group-ID.
     """
@@ -159,7 +157,7 @@ def assemble(
     program.allow("clone", 0, (THREAD_FLAGS,), mask=THREAD_FLAGS)
     program.refuse("close_range", 2, (CLOSE_RANGE_UNSHARE,), mask=CLOSE_RANGE_UNSHARE)
     for name in ("kill", "tgkill"):
-        program.allow(name, 0, (process,))
+        program.allow(name, 0, (pid,))
     program.allow("sched_setaffinity", 0, (0,))
     program.allow("prlimit64", 2, (0,))  # reading a limit is no harm
     program.allow("prctl", 0, PRCTLS.values())
@@ -198,7 +196,7 @@ class _Rules:
         self._syscalls = architecture.syscalls
         self._program = [
             Instruction(code=LOAD, value=ARCHITECTURE),
-            Instruction(code=JUMP_EQUAL, value=architecture.audit, if_true=1),
+            Instruction(code=JUMP_EQUAL, value=architecture.audit_arch, if_true=1),
             _returns(RET_KILL_PROCESS),
             Instruction(code=LOAD, value=NUMBER),
         ]
@@ -219,7 +217,7 @@ class _Rules:
     def allow(
         self, name: str, argument: int, values: Collection[int], *, mask: int = EVERY_BIT
     ) -> None:
-        """Only where an argument is one of these."""
+        """Allow the call if an argument is one of these, else refuse it with EPERM."""
         self.rule(name, *_if_in(argument, values, RET_ALLOW, errno.EPERM, mask=mask))
 
     def refuse(
@@ -231,7 +229,7 @@ class _Rules:
         *,
         mask: int = EVERY_BIT,
     ) -> None:
-        """Only where an argument is one of these."""
+        """Refuse the call if an argument is one of these, else allow it."""
         self.rule(name, *_if_in(argument, values, RET_ERRNO | error, 0, mask=mask))
 
     def end(self, action: int) -> tuple[Instruction, ...]:

@@ -1,6 +1,6 @@
-"""LOCAL_PORT is one VM's alone, for as long as its supervisor lives.
+"""Claims LOCAL_PORT for one VM, by bound sockets.
 
-The claim is held by descriptors, so that it ends with the process, however that happens.
+Descriptors hold the claim, so that it ends with the process, however that happens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from krunclient.bindings.libc import (
     SOCK_CLOEXEC,
     SOCK_STREAM,
     SOL_SOCKET,
-    set_option,
+    set_socket_option,
 )
 from krunclient.errors import BusyError, HostError, LaunchError, PermissionDeniedError, reason
 from krunclient.model import Endpoint
@@ -42,19 +42,20 @@ class PortClaim:
     krunclient finds the first.
     """
 
-    def __init__(self, libc: Libc, mark: int, bound: tuple[int, ...]) -> None:
+    def __init__(self, libc: Libc, name: int, bound: tuple[int, ...]) -> None:
         self._libc = libc
-        self._mark = mark
+        self._name = name
         self._bound = bound
 
     def release(self) -> None:
-        for descriptor in (self._mark, *self._bound):
+        for descriptor in (self._name, *self._bound):
             os.close(descriptor)
 
     def share_while(self, bind_or_listen: Callable[[], object]) -> None:
-        """Make a call on a socket of ours that has SO_REUSEPORT. Raises OSError.
+        """Make a call on another socket of this process while the claim's sockets share the port.
+        Raises OSError.
 
-        The kernel shares a port by that option between sockets of one user alone, socket(7).
+        By SO_REUSEPORT the kernel shares a port between sockets of one user alone, socket(7).
         """
         self._share(1)
         try:
@@ -68,11 +69,11 @@ class PortClaim:
         """
         self._share(1)
         for descriptor in self._bound:
-            set_option(self._libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
+            set_socket_option(self._libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
 
     def _share(self, on: int) -> None:
         for descriptor in self._bound:
-            set_option(self._libc, descriptor, SOL_SOCKET, SO_REUSEPORT, on)
+            set_socket_option(self._libc, descriptor, SOL_SOCKET, SO_REUSEPORT, on)
 
 
 def claim_port(libc: Libc, listen: Endpoint) -> PortClaim:
@@ -98,7 +99,7 @@ def _claim_port(libc: Libc, listen: Endpoint) -> PortClaim:
     # flag; on an address that no connection of an earlier run has, it can't fail for TIME_WAIT.
     unused = Endpoint(packed=UNUSED_LOOPBACK, port=listen.port)
     first = _bound(libc, AF_INET, unused, v6_only=False, reuse=0)
-    set_option(libc, first, SOL_SOCKET, SO_REUSEADDR, 1)
+    set_socket_option(libc, first, SOL_SOCKET, SO_REUSEADDR, 1)
     bound = []
     for family, size in ((AF_INET, 4), (AF_INET6, 16)):
         everywhere = Endpoint(packed=bytes(size), port=listen.port)
@@ -111,7 +112,7 @@ def _claim_port(libc: Libc, listen: Endpoint) -> PortClaim:
     # Whether the address is the host's.
     os.close(_bound(libc, listen.family, listen, v6_only=False))
     for descriptor in bound:
-        set_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 0)
+        set_socket_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 0)
     os.close(first)
     return PortClaim(libc, mark, tuple(bound))
 
@@ -125,9 +126,9 @@ def _bound(libc: Libc, family: int, endpoint: Endpoint, *, v6_only: bool, reuse:
     """
     descriptor = libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0)
     try:
-        set_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, reuse)
+        set_socket_option(libc, descriptor, SOL_SOCKET, SO_REUSEADDR, reuse)
         if family == AF_INET6:
-            set_option(libc, descriptor, IPPROTO_IPV6, IPV6_V6ONLY, int(v6_only))
+            set_socket_option(libc, descriptor, IPPROTO_IPV6, IPV6_V6ONLY, int(v6_only))
         sockaddr = endpoint.sockaddr(family)
         libc.bind(descriptor, sockaddr, len(sockaddr))
     except OSError:

@@ -17,7 +17,7 @@ READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 class Loop:
     """One thread, no nesting: handlers are called one after the other and must not wait.
 
-    A handler may watch and leave descriptors, start and cancel timers, and stop the loop.
+    A handler may watch and unwatch descriptors, start and cancel timers, and stop the loop.
     """
 
     def __init__(self) -> None:
@@ -32,14 +32,14 @@ class Loop:
         """Call `ready` whenever one of these events is there, poll(2). Watching a descriptor again
         replaces its events and handlers.
 
-        Where the other end has hung up and no event is there, the descriptor is left, and `gone`
+        If the other end has hung up and no event is there, the descriptor is unwatched, and `gone`
         is called.
         """
         self._handlers[descriptor] = (events, ready, gone)
         self._poll.register(descriptor, events)
 
-    def leave(self, descriptor: int) -> None:
-        """Watch a descriptor no more. It may have been left already."""
+    def unwatch(self, descriptor: int) -> None:
+        """It may have been unwatched already."""
         if self._handlers.pop(descriptor, None):
             self._poll.unregister(descriptor)
 
@@ -50,6 +50,10 @@ class Loop:
     def cancel_timer(self, name: str) -> None:
         """It may not have been started, or be over."""
         self._timers.pop(name, None)
+
+    def cancel_timers(self) -> None:
+        """All of them."""
+        self._timers.clear()
 
     def stop(self) -> None:
         """Return from `run` when the handler that calls this has returned."""
@@ -64,12 +68,12 @@ class Loop:
             self._call_timers()
 
     def _call_handler(self, descriptor: int, events: int) -> None:
-        # A handler that was called before this one may have left the descriptor.
+        # A handler that was called before this one may have unwatched the descriptor.
         wanted, ready, gone = self._handlers.get(descriptor, (0, None, None))
         if ready and events & wanted:
             ready()
         elif ready:
-            self.leave(descriptor)
+            self.unwatch(descriptor)
             if gone:
                 gone()
 

@@ -1,4 +1,4 @@
-"""The process's own argv and environment in memory, as /proc/PID shows them to others."""
+"""Hides argv and environment from other processes, which see them in /proc/PID."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def read_areas() -> tuple[int, int, int, int]:
 
 
 def hide_values(options: Collection[bytes]) -> None:
-    """Overwrite the environment with zeros, and the values that these options give to names with
-    asterisks: `--env NAME=*****`.
+    """Overwrite the environment with zeros, and VALUE in `--env NAME=VALUE`, for each of these
+    options, with asterisks.
 
     Python has copies of its own by now; /proc/PID/environ and /proc/PID/cmdline have not.
     """

@@ -8,13 +8,13 @@ import os
 import stat
 
 from krunclient.errors import LIMITS, BusyError, PermissionDeniedError, failed_call, reason
-from krunclient.sandbox.mounts import check_owner, files_error, layer_error
+from krunclient.sandbox.mounts import UPPER, WORK, check_owner, files_error, layer_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.model import User
 
-LAYERS = ("upper", "work")
+LAYERS = (UPPER, WORK)
 LOCK_NAME = "lock"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 

@@ -1,4 +1,4 @@
-"""Whether the app has started, and whether the mapped port accepts connections."""
+"""Whether the app has started, whether the mapped port accepts connections, and how soon."""
 
 from __future__ import annotations
 

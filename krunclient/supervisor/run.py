@@ -1,4 +1,4 @@
-"""The claims, the fork of the VMM child, and what each of the two processes does then."""
+"""Claims what the VM needs, forks the VMM child, and watches it to its end."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 def run(plan: Plan, libc: Libc, log: Log, vmm: Vmm) -> int:
     """Run the VM to its end. Returns krunclient's exit status.
 
-    `vmm` is what the child does, and never returns. What it alone needs it imports itself, beside
-    what this process imports then.
+    `vmm` is what the child runs; it never returns. Each process imports its own modules after the
+    fork, in parallel.
 
     Raises LaunchError for what could not be claimed or set up, VmError if the VM ended without
     the app's status.
@@ -65,7 +65,7 @@ def run(plan: Plan, libc: Libc, log: Log, vmm: Vmm) -> int:
     streams = _Streams()
     try:
         child_of_mine = watch.Child(
-            process=child,
+            pid=child,
             pidfd=os.pidfd_open(child),
             log=log_reader,
             report=report_reader,

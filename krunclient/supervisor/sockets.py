@@ -26,7 +26,7 @@ from krunclient.bindings.libc import (
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
-    set_option,
+    set_socket_option,
 )
 
 TYPE_CHECKING = False
@@ -157,9 +157,9 @@ class SocketSupervisor:
         try:
             # The one for what an earlier run left in TIME_WAIT, the other for the claim.
             for option in (SO_REUSEADDR, SO_REUSEPORT):
-                set_option(self._libc, own, SOL_SOCKET, option, 1)
+                set_socket_option(self._libc, own, SOL_SOCKET, option, 1)
             if family == AF_INET6:
-                set_option(self._libc, own, IPPROTO_IPV6, IPV6_V6ONLY, 0)
+                set_socket_option(self._libc, own, IPPROTO_IPV6, IPV6_V6ONLY, 0)
             sockaddr = listen.sockaddr(family)
             self._claim.share_while(lambda: self._libc.bind(own, sockaddr, len(sockaddr)))
             self._replace(notification, own)

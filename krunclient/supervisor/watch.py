@@ -1,9 +1,9 @@
 """The life of one VMM child, from its fork to its end, as the supervisor sees it.
 
-    setup ──> booting ──> ready
-      │          │          │  a signal asks for a stop
-      │          └──────────┴──────────> stopping ──> the end
-      └── an error, in any phase before ──> failed ──> the end
+    setup ──> booting ──> ready        in each, the app or the VMM can end by itself
+      │          │          │
+      ├──────────┴──────────┴── a signal asks for a stop ──> stopping
+      └──────────┴───────────── an error, a timeout ───────> failed
 
 What happens in the child comes back in four ways: a report, on a pipe of its own; libkrun's log,
 on another; the child's calls of bind, connect and listen, which are answered here; and the child's
@@ -54,11 +54,19 @@ LISTENING_CHECK_SECONDS = 0.05
 class Child(Record):
     """The VMM child: its process id, a pidfd of it, and this process's ends of its pipes."""
 
-    process: int
+    pid: int
     pidfd: int
     log: int
     report: int
     go: int
+
+
+class Stop:
+    """A stop that was asked for by a signal, and whether the VM was then ended by force."""
+
+    def __init__(self, signal: int) -> None:
+        self.signal = signal
+        self.forced = False
 
 
 class Watch:
@@ -70,15 +78,14 @@ class Watch:
         self._announce = Announcer(plan, libc, log)
         self._supervise: Supervise = lambda listener: SocketSupervisor(
             *(libc, plan.facts.architecture, plan.config.policy, claim),
-            *(child.process, child.pidfd, listener),
+            *(child.pid, child.pidfd, listener),
         )
         self._loop = Loop()
         self._report = Report()
         self._libkrun_log = LibkrunLog(log, console=plan.config.console)
         self._is_set_up = plan.confinement is None
         self._phase = BOOTING if self._is_set_up else SETUP
-        self._stop_signal: int | None = None
-        self._forced = False
+        self._stop: Stop | None = None
         self._failure: LaunchError | None = None
 
     def run(self, signals: int) -> End:
@@ -93,7 +100,7 @@ class Watch:
             self._loop.watch(descriptor, READABLE, handler)
         self._start_timers()
         self._loop.run()
-        _, wait_status, used = os.wait4(self._child.process, 0)
+        _, wait_status, used = os.wait4(self._child.pid, 0)
         # What was written before the end is still in the pipes, as much as they hold.
         for _ in range(MAX_PIPE_BYTES // PIPE_READ_BYTES):
             self._on_log()
@@ -102,8 +109,8 @@ class Watch:
         end = End(
             wait_status=wait_status,
             was_set_up=self._is_set_up,
-            stop_signal=self._stop_signal,
-            forced=self._forced,
+            stop_signal=self._stop.signal if self._stop else None,
+            forced=self._stop is not None and self._stop.forced,
             failure=self._failure,
             reported=self._report.error(self._plan.config.files.root_path),
             without_status=self._libkrun_log.without_status,
@@ -128,7 +135,7 @@ class Watch:
         except BlockingIOError:
             return b""
         if not data:
-            self._loop.leave(descriptor)
+            self._loop.unwatch(descriptor)
         return data
 
     # What the child says
@@ -140,7 +147,7 @@ class Watch:
         """The child is under its filter and waits to be let go, or it tells why it could not."""
         self._report.feed(self._read(self._child.report))
         if self._report.is_full:
-            self._loop.leave(self._child.report)
+            self._loop.unwatch(self._child.report)
         listener = self._report.take_listener()
         if listener is not None and self._phase == SETUP:
             try:
@@ -150,7 +157,7 @@ class Watch:
                 return
             on_call, on_end = lambda: self._on_call(sockets), self._on_listener_gone
             self._loop.watch(sockets.listener, READABLE, on_call, on_end)
-            self._is_set_up, self._phase = True, BOOTING
+            self._is_set_up, self._phase = True, BOOTING  # the timer for readiness goes on
             self._announce.confined()
             os.write(self._child.go, b"\n")
             os.close(self._child.go)
@@ -179,8 +186,7 @@ class Watch:
             self._loop.start_timer("listener", LISTENING_CHECK_SECONDS, self._look_for_listener)
 
     def _become_ready(self) -> None:
-        self._phase = READY
-        self._cancel_timers()
+        self._enter(READY)
         self._announce.ready()
 
     def _on_ready_timeout(self, limit: float) -> None:
@@ -199,51 +205,51 @@ class Watch:
     def _on_signal(self, signals: int) -> None:
         # ssi_signo, a uint32_t, is the first field of struct signalfd_siginfo, signalfd(2).
         number = int.from_bytes(os.read(signals, SIGNALFD_RECORD_BYTES)[:4], "little")
-        if self._phase == STOPPING:
-            self._force(f"signal {number} is the second")
+        if self._stop is not None:
+            self._force(self._stop, f"signal {number} is the second")
         elif self._phase != FAILED:
-            self._stop(number)
+            self._ask_to_stop(Stop(number))
 
-    def _stop(self, number: int) -> None:
+    def _ask_to_stop(self, stop: Stop) -> None:
         has_started = self._phase == READY or self._app_has_started()
-        self._phase, self._stop_signal = STOPPING, number
-        self._cancel_timers()
+        self._stop = stop
+        self._enter(STOPPING)
         self._announce.stop_requested()
         if not has_started:
-            self._force(f"signal {number} before the app has started")
+            self._force(stop, f"signal {stop.signal} before the app has started")
             return
-        grace = self._plan.config.life.grace_period
-        self._loop.start_timer("grace", grace, lambda: self._force("the grace period is over"))
-        self._announce.app_is_asked_to_stop(number)
+        grace, why = self._plan.config.life.grace_period, "the grace period is over"
+        self._loop.start_timer("grace", grace, lambda: self._force(stop, why))
+        self._announce.app_is_asked_to_stop(stop.signal)
         # libkrun types ^C on the guest's console: the app gets SIGINT.
-        os.kill(self._child.process, SIGINT)
+        os.kill(self._child.pid, SIGINT)
 
     def _app_has_started(self) -> bool:
         try:
             exec_path = self._plan.config.guest.exec_path
-            return readiness.app_has_started(self._child.process, exec_path)
+            return readiness.app_has_started(self._child.pid, exec_path)
         except OSError:
             return True  # if /proc can't be read, assume that the app runs
 
-    def _force(self, why: str) -> None:
+    def _force(self, stop: Stop, why: str) -> None:
         # It may have ended by itself, and that has not been looked at yet.
-        if not self._forced and not select.select([self._child.pidfd], [], [], 0)[0]:
-            self._forced = True
-            self._announce.forced(why, self._stop_signal or 0)
+        if not stop.forced and not select.select([self._child.pidfd], [], [], 0)[0]:
+            stop.forced = True
+            self._announce.forced(why, stop.signal)
             self._kill()
 
     def _fail(self, error: LaunchError) -> None:
-        self._phase, self._failure = FAILED, error
-        self._cancel_timers()
+        self._failure = error
+        self._enter(FAILED)
         self._kill()
 
     def _kill(self) -> None:
-        os.kill(self._child.process, SIGKILL)
+        os.kill(self._child.pid, SIGKILL)
 
-    def _cancel_timers(self) -> None:
-        """Those of the phase that is over."""
-        for name in ("ready", "listener"):
-            self._loop.cancel_timer(name)
+    def _enter(self, phase: str) -> None:
+        """What is timed is so for a phase: its timers end with it."""
+        self._phase = phase
+        self._loop.cancel_timers()
 
 
 def supervision_error(error: OSError) -> LaunchError:

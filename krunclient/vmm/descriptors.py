@@ -1,4 +1,4 @@
-"""The VMM child's descriptors: which there are, and that there are no others."""
+"""Leaves the VMM child the descriptors that it needs and no others, nor a terminal to read."""
 
 from __future__ import annotations
 

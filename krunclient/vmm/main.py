@@ -1,7 +1,4 @@
-"""The VMM child, step by step: each step needs what the next one takes away.
-
-The libraries and the user first; then the walls (sandbox/confine.py); and behind them libkrun.
-"""
+"""The VMM child's steps in their order: libraries, user, confinement, start of the guest."""
 
 from __future__ import annotations
 
@@ -54,17 +51,17 @@ def run(plan: Plan, libc: Libc, supervisor: int) -> NoReturn:
     for number in STOP_SIGNALS:
         libc.signal(number, SIG_DFL if number == SIGINT else SIG_IGN)
     libc.sigprocmask(SIG_SETMASK, SignalSet(), None)
-    # Root's cache, where the libraries are, is closed to other users.
+    # Before the change of user: root's cache, where the libraries are, is closed to others.
     pair = plan.facts.libraries
     krun = start.load(libc, pair)
     init_file = initfile.encode(plan.config.guest, initfile.dialect_of(pair.features))
     if plan.config.user is not None:
-        privileges.become(plan.config.user)
+        privileges.switch_user(plan.config.user)
         process.die_with(libc, supervisor)  # a change of user has undone it
         kvm.check()
     root = plan.config.files.root_path
     if plan.confinement is not None:
-        supervised_by = Supervisor(process=supervisor, report=descriptors.REPORT, go=descriptors.GO)
+        supervised_by = Supervisor(pid=supervisor, report=descriptors.REPORT, go=descriptors.GO)
         architecture = plan.facts.architecture
         root = confine(plan.confinement, libc, architecture, supervised_by, init_file)
     start.start(plan, libc, krun, init_file, root)

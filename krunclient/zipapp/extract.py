@@ -56,7 +56,7 @@ def into_first_writable(directories: Iterable[str], archive: str, name: str) -> 
 
 
 def _make_private(directory: str) -> None:
-    """Make a directory and those above it that are missing, unless somebody else's hold them."""
+    """Make a directory and its missing parents, unless another user controls what is there."""
     missing = []
     while not os.path.lexists(directory):
         missing.append(directory)
@@ -84,8 +84,8 @@ def _extract_once(directory: str, archive: str, name: str) -> str:
 
 
 def _compile(target: str) -> None:
-    """Leave bytecode alone, without docstrings, in the place of its sources: an import then looks
-    at one file in place of two, and so does the check that all is whole. Raises OSError.
+    """Replace each source by its bytecode, without docstrings: an import then looks at one file
+    instead of two, and so does the check that all is whole. Raises OSError.
     """
     if not compileall.compile_dir(target, quiet=2, legacy=True, optimize=2):
         raise OSError("the code can't be compiled")

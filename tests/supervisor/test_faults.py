@@ -49,7 +49,7 @@ IN_THE_VMM = [
 IN_THE_SANDBOX = [
     ("unshare", "EPERM", 69, "the sandbox can't be made"),
     ("unshare", "ENOMEM", 70, f"cannot allocate memory; {LIMIT}"),
-    ("mount", "EPERM", 69, "the guest's files can't be set up: Detach"),
+    ("mount", "EPERM", 69, "the guest's files can't be set up: MakePrivate"),
     ("mount", "ENOMEM", 70, f"cannot allocate memory; {LIMIT}"),
     ("mount", "EINVAL", 69, "in a chroot, mount its root directory on itself first"),
     ("pivot_root", "EINVAL", 69, "the guest's files can't be set up: PivotRoot"),

@@ -26,7 +26,7 @@ PLAIN = Event(name="plain", level="error", when="in tests")
 
 def written(level: str, write: Callable[[Log], None], form: str = "text") -> bytes:
     reader, writer = os.pipe()
-    write(Log(level, form, writer).about(root="/srv/app", port=30000))
+    write(Log(level, form, writer).with_context(root="/srv/app", port=30000))
     os.close(writer)
     with os.fdopen(reader, "rb") as file:
         return file.read()
@@ -177,4 +177,5 @@ def test_the_readme_has_a_line_for_each_event_with_its_fields() -> None:
     documented = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [cells[0] for cells in documented] == [f"`{event.name}`" for event in EVENTS]
     for cells, event in zip(documented, EVENTS, strict=True):
+        assert cells[1].startswith(event.when)
         assert tuple(re.findall(r"`(\w+)`", cells[2])) == event.fields

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from krunclient.bindings.arch import ARCHITECTURES, X86_64
-from krunclient.errors import HostError, RootError, UsageError
+from krunclient.errors import HostError, RootPathError, UsageError
 from krunclient.host import facts, kvm
 from tests.framework import recorder
 from tests.framework.roots import static_root
@@ -45,7 +45,7 @@ def test_each_mistake_is_found_before_what_the_host_lacks(
     monkeypatch.setattr(kvm, "check", no_kvm)
     with pytest.raises(UsageError, match="--volume can't be used"):
         probe("--volume=/nowhere:/data")
-    with pytest.raises(RootError):
+    with pytest.raises(RootPathError):
         probe()
     static_root(tmp_path / "root")
     with pytest.raises(HostError, match="KVM"):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krunclient.bindings.arch import ARCHITECTURES
-from krunclient.errors import LaunchError, RootError
+from krunclient.errors import LaunchError, RootPathError
 from krunclient.host import program
 from tests.framework.elf import elf
 from tests.framework.stages import LIBC
@@ -68,7 +68,7 @@ def test_a_program_that_the_guest_cant_execute_is_refused(
     tmp_path: Path, put: Callable[..., Path], content: bytes, mode: int, why: str
 ) -> None:
     put("/bin/app", content, mode)
-    with pytest.raises(RootError, match=why):
+    with pytest.raises(RootPathError, match=why):
         check(tmp_path)
 
 
@@ -83,10 +83,10 @@ def test_links_are_followed_inside_the_root_alone(tmp_path: Path, put: Callable[
     (tmp_path / "usr/bin/app").symlink_to("../../../../../usr/bin/real")
     check(tmp_path)
     (tmp_path / "usr/bin/outside").symlink_to("/bin/true")
-    with pytest.raises(RootError, match="does not exist"):
+    with pytest.raises(RootPathError, match="does not exist"):
         check(tmp_path, "/bin/outside")
     (tmp_path / "usr/bin/loop").symlink_to("loop")
-    with pytest.raises(RootError, match="symbolic links"):
+    with pytest.raises(RootPathError, match="symbolic links"):
         check(tmp_path, "/bin/loop")
 
 
@@ -94,14 +94,14 @@ def test_what_is_no_regular_file_is_refused_unopened(tmp_path: Path) -> None:
     (tmp_path / "bin/app").mkdir(parents=True)
     os.mkfifo(tmp_path / "bin/fifo")
     for path in ("/bin/app", "/bin/fifo"):
-        with pytest.raises(RootError, match="no regular file"):
+        with pytest.raises(RootPathError, match="no regular file"):
             check(tmp_path, path)
 
 
 @pytest.mark.parametrize("root", ["missing", "file"])
 def test_a_root_that_is_no_directory_is_refused(tmp_path: Path, root: str) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(RootError, match="ROOT_PATH can't be used"):
+    with pytest.raises(RootPathError, match="ROOT_PATH can't be used"):
         check(tmp_path / root)
 
 

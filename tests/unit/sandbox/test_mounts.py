@@ -19,7 +19,7 @@ def kinds(*, overlay: str | None = None, init_file: str | None = None) -> list[s
 
 def test_the_layers_are_out_of_sight_before_the_root_is_closed() -> None:
     steps = kinds()
-    assert steps[0] == "Detach"
+    assert steps[0] == "MakePrivate"
     assert steps[-1] == "PivotRoot"
     assert steps.index("Overlay") < steps.index("Unmount") < steps.index("BindVolume")
 

@@ -34,7 +34,7 @@ def run(
     """What the kernel would do: BPF as far as the filter uses it."""
     data = {
         seccomp.NUMBER: call,
-        seccomp.ARCHITECTURE: architecture or ARCHITECTURES[machine].audit,
+        seccomp.ARCHITECTURE: architecture or ARCHITECTURES[machine].audit_arch,
     }
     for position in range(6):
         value = arguments[position] if position < len(arguments) else 0

@@ -125,7 +125,7 @@ def test_a_handler_can_leave_another_that_is_ready_with_it(loop: Loop) -> None:
     def ready(number: int) -> None:
         seen.append(number)
         for reader, _ in pairs:
-            loop.leave(reader)
+            loop.unwatch(reader)
 
     for number, (reader, writer) in enumerate(pairs):
         os.write(writer, b"x")
