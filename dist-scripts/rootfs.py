@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import debian
-
 from krunclient.bindings.arch import X86_64
 
 TOP = Path(__file__).resolve().parent.parent

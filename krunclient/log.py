@@ -67,7 +67,9 @@ FAILED = Event(
     fields=("what", "thing", "why", "remedy", "status"),
 )
 CONSOLE = Event(
-    name="console", level="info", when="with `--console`: a line of the guest's kernel or of libkrun's log"
+    name="console",
+    level="info",
+    when="with `--console`: a line of the guest's kernel or of libkrun's log",
 )
 EVENTS = (
     *(START, VMM_STARTED, CONFINED, READY, STOPPING, FORCED, ENDED),

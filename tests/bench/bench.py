@@ -21,7 +21,6 @@ from itertools import chain
 from pathlib import Path
 
 import debian
-
 from tests.bench import microvms, report
 from tests.bench.candidates import (
     AT_ONCE,

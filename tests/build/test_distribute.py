@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from distribute import distribute
 
+from distribute import distribute
 from tests.framework import paths  # noqa: F401, makes dist-scripts importable
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import debian
 import pytest
 
+import debian
 from tests.framework.paths import EXECUTABLE, SCRIPTS
 
 UNIT = SCRIPTS / "managers/krunclient@.service"

@@ -16,7 +16,6 @@ import urllib.request
 from pathlib import Path
 
 import distribute
-
 from tests.framework import guests
 from tests.framework.paths import EXECUTABLE, ROOTFS, TOP
 from tests.framework.roots import write_app

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import debian
-
 from tests.framework.paths import ARTEFACTS, TOP
 
 MEMORY_GIB = 6

@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 
 import debian
-
 from tests.framework.paths import GUESTS, TOP
 
 BUSYBOX = GUESTS / "busybox"
