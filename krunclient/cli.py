@@ -101,7 +101,7 @@ def help_text() -> str:
         default = rows.default_text(option) if option.metavar else ""
         lines.append((left, f"{option.help} ({default})" if default else option.help))
     width = max(len(left) for left, _ in lines)
-    program, port = rows.EXEC.default, rows.GUEST_PORT.default
+    program, port = rows.EXEC.default[0], rows.GUEST_PORT.default
     return "\n".join(
         [
             f"usage: {USAGE}",

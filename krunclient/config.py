@@ -87,7 +87,7 @@ def resolve(libc: Libc, options: Options) -> Config:
         guest=Guest(
             vcpus=options.value(rows.CPUS),
             memory_mib=options.value(rows.MEMORY),
-            exec_path=options.value(rows.EXEC),
+            exec_paths=options.value(rows.EXEC),
             app_arguments=tuple(
                 rows.guest_text(f"argument {number} of the app", text)
                 for number, text in enumerate(options.app_arguments, 1)

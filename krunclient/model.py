@@ -109,12 +109,13 @@ class Policy(Record):
 class Guest(Record):
     """The virtual machine and its program.
 
-    `exec_path` is absolute in the guest. `variables` is the program's whole environment, in order.
+    `exec_paths` are absolute in the guest: the first that the root has is run. `variables` is the
+    program's whole environment, in order.
     """
 
     vcpus: int
     memory_mib: int
-    exec_path: str
+    exec_paths: tuple[str, ...]
     app_arguments: tuple[str, ...]
     variables: tuple[tuple[str, Secret], ...]
 

@@ -262,12 +262,13 @@ MEMORY = Option(
     convert=number(MIN_MEMORY_MIB, MAX_MEMORY_MIB),
     help="guest RAM in MiB",
 )
-EXEC = Option(
+EXEC: Option[tuple[str, ...]] = Option(
     name="--exec",
     metavar="PATH",
-    default="/bin/app",
-    convert=last(guest_path),
-    help="guest program, absolute in the guest",
+    default=("/bin/app", "/app/bin/app"),  # the first that ROOT_PATH has
+    default_text="/bin/app, else /app/bin/app",
+    convert=last(lambda source, text: (guest_path(source, text),)),
+    help="the guest's program, absolute",
 )
 GUEST_PORT = Option(
     name="--guest-port",

@@ -84,6 +84,7 @@ def as_json(plan: Plan) -> str:
         "machine": plan.facts.architecture.machine,
         "libraries": {**pair.as_dict(), "api": pair.features.generation},
         **config.guest.as_dict(),
+        "exec_path": plan.facts.exec_path,
         "variables": dict(config.guest.variables),
         "files": config.files,
         "guest_port": config.policy.guest_port,

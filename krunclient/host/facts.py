@@ -21,9 +21,12 @@ LANDLOCK_CREATE_RULESET_VERSION = 1  # <linux/landlock.h>
 
 
 class HostFacts(Record):
-    """`vmm_uid` is who the VMM runs as, `landlock_abi` 0 if the kernel has no Landlock."""
+    """`exec_path` is the guest's program, absolute in the guest. `vmm_uid` is who the VMM runs as,
+    `landlock_abi` 0 if the kernel has no Landlock.
+    """
 
     architecture: Architecture
+    exec_path: str
     libraries: LibraryPair
     vmm_uid: int
     landlock_abi: int
@@ -53,12 +56,14 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
                 "it is no directory of this host",
                 "make it, or name another",
             )
-    program.check(libc, config.files.root_path, config.guest.exec_path, architecture)
+    root_path, exec_paths = config.files.root_path, config.guest.exec_paths
+    exec_path = program.find(libc, root_path, exec_paths, architecture)
     pair = libraries.find(config.libkrun, config.libkrunfw, architecture)
     if config.user is None:
         kvm.check()  # else the VMM child does, as that user
     return HostFacts(
         architecture=architecture,
+        exec_path=exec_path,
         libraries=pair,
         vmm_uid=vmm_uid(config),
         landlock_abi=landlock_abi(libc) if config.sandbox else 0,

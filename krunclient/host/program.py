@@ -38,27 +38,50 @@ class Program(Record):
     interpreter: str | None
 
 
-def check(libc: Libc, root_path: str, exec_path: str, architecture: Architecture) -> None:
-    """Check ROOT_PATH, the program, and the interpreters that it names, one after the other.
+def find(
+    libc: Libc, root_path: str, exec_paths: tuple[str, ...], architecture: Architecture
+) -> str:
+    """The first of these programs that ROOT_PATH has. It is checked, and so are the interpreters
+    that it names, one after the other.
 
     Raises RootPathError for what the guest could not execute, PermissionDeniedError for what can't
     be read here.
     """
     root = _open_root(root_path)
     try:
-        path = exec_path
-        for _ in range(1 + MAX_INTERPRETERS):
-            found = _check_file(libc, root, root_path, path, architecture, wanted_by=exec_path)
-            if found.interpreter is None:
-                return
-            path = found.interpreter
-            if found.is_elf:
-                # The kernel maps the loader of an ELF file and asks for no loader of its own.
-                _check_file(libc, root, root_path, path, architecture, wanted_by=exec_path)
-                return
-        raise _root_error(root_path, exec_path, "its #! interpreters are nested too deep")
+        present = [path for path in exec_paths if _is_there(libc, root, path)]
+        if not present:
+            raise _root_error(root_path, " or ".join(exec_paths), "does not exist")
+        _check(libc, root, root_path, present[0], architecture)
+        return present[0]
     finally:
         os.close(root)
+
+
+def _is_there(libc: Libc, root: int, path: str) -> bool:
+    try:
+        os.close(_locate(libc, root, path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass  # what is wrong with it, the check tells
+    return True
+
+
+def _check(
+    libc: Libc, root: int, root_path: str, exec_path: str, architecture: Architecture
+) -> None:
+    path = exec_path
+    for _ in range(1 + MAX_INTERPRETERS):
+        found = _check_file(libc, root, root_path, path, architecture, wanted_by=exec_path)
+        if found.interpreter is None:
+            return
+        path = found.interpreter
+        if found.is_elf:
+            # The kernel maps the loader of an ELF file and asks for no loader of its own.
+            _check_file(libc, root, root_path, path, architecture, wanted_by=exec_path)
+            return
+    raise _root_error(root_path, exec_path, "its #! interpreters are nested too deep")
 
 
 def _open_root(root_path: str) -> int:
@@ -83,19 +106,19 @@ def _open_root(root_path: str) -> int:
         ) from None
 
 
+def _locate(libc: Libc, root: int, path: str) -> int:
+    """A descriptor of a path as the guest would resolve it. Raises OSError."""
+    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    return openat2(libc, root, os.fsencode(path), os.O_PATH | os.O_CLOEXEC, resolve)
+
+
 def _check_file(
     libc: Libc, root: int, root_path: str, path: str, architecture: Architecture, wanted_by: str
 ) -> Program:
     """Check one file, and read which interpreter it names."""
     subject = "" if path == wanted_by else f"its interpreter {path} "
     try:
-        located = openat2(
-            libc,
-            root,
-            os.fsencode(path),
-            os.O_PATH | os.O_CLOEXEC,
-            RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
-        )
+        located = _locate(libc, root, path)
     except OSError as error:
         raise _lookup_error(root_path, wanted_by, subject, error) from None
     try:

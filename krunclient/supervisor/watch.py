@@ -226,8 +226,7 @@ class Watch:
 
     def _app_has_started(self) -> bool:
         try:
-            exec_path = self._plan.config.guest.exec_path
-            return readiness.app_has_started(self._child.pid, exec_path)
+            return readiness.app_has_started(self._child.pid, self._plan.facts.exec_path)
         except OSError:
             return True  # if /proc can't be read, assume that the app runs
 

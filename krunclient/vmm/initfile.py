@@ -64,12 +64,12 @@ def dialect_of(features: Features) -> Dialect:
     return C_INIT_WITHOUT_ESCAPES
 
 
-def encode(guest: Guest, dialect: Dialect) -> Secret:
+def encode(exec_path: str, guest: Guest, dialect: Dialect) -> Secret:
     """The file's content, the secrets of the guest's environment included.
 
     Raises UsageError for a value or a number of arguments that this init can't carry.
     """
-    arguments = (guest.exec_path, *guest.app_arguments)
+    arguments = (exec_path, *guest.app_arguments)
     if dialect.max_arguments is not None and len(arguments) > dialect.max_arguments:
         raise UsageError(
             "can't pass the app's arguments",

@@ -42,6 +42,7 @@ def facts(
     pair = LibraryPair(libkrun="/a", libkrunfw="/b", origin="given", features=features)
     return HostFacts(
         architecture=ARCHITECTURES[machine],
+        exec_path="/bin/app",
         libraries=pair,
         vmm_uid=vmm_uid,
         landlock_abi=landlock_abi,

@@ -26,10 +26,10 @@ def test_the_defaults_are_the_contracts() -> None:
         30000,
         80,
     )
-    assert (found.guest.vcpus, found.guest.memory_mib, found.guest.exec_path) == (
+    assert (found.guest.vcpus, found.guest.memory_mib, found.guest.exec_paths) == (
         1,
         512,
-        "/bin/app",
+        ("/bin/app", "/app/bin/app"),
     )
     assert (found.guest.app_arguments, found.console) == ((), False)
     assert variables(found) == {

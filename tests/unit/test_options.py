@@ -36,7 +36,7 @@ def documented() -> dict[str, tuple[str, str]]:
             cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:4]
         )
         for name, metavar in re.findall(r"`(--[\w-]+) ?([^`]*)`", names):
-            metavar, default = metavar.replace("NAME`, `--env ", ""), default.strip("`")
+            metavar, default = metavar.replace("NAME`, `--env ", ""), default.replace("`", "")
             found.setdefault(name, (metavar, default))
     return found
 

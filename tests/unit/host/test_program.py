@@ -30,8 +30,8 @@ def put(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def check(root: Path, path: str = "/bin/app", machine: str = "x86_64") -> None:
-    program.check(LIBC, str(root), path, ARCHITECTURES[machine])
+def check(root: Path, *paths: str, machine: str = "x86_64") -> str:
+    return program.find(LIBC, str(root), paths or ("/bin/app",), ARCHITECTURES[machine])
 
 
 @pytest.mark.parametrize("content", [elf(), elf(interpreter="/lib/ld.so"), b"#!/bin/sh -e\n"])
@@ -113,3 +113,32 @@ def test_no_content_breaks_the_check(tmp_path_factory: pytest.TempPathFactory, d
         (root / "app").chmod(0o755)
         with contextlib.suppress(LaunchError):
             check(root, "/app")
+
+
+DEFAULTS = ("/bin/app", "/app/bin/app")
+
+
+def test_the_first_program_that_is_there_is_run(tmp_path: Path, put: Callable[..., Path]) -> None:
+    put("/app/bin/app", elf())
+    assert check(tmp_path, *DEFAULTS) == "/app/bin/app"
+    put("/bin/app", elf())
+    assert check(tmp_path, *DEFAULTS) == "/bin/app"
+    with pytest.raises(RootPathError, match=r"/other in .* does not exist"):
+        check(tmp_path, "/other")
+
+
+def test_where_none_is_there_both_are_named(tmp_path: Path, put: Callable[..., Path]) -> None:
+    with pytest.raises(RootPathError, match=r"/bin/app or /app/bin/app in .*: does not exist"):
+        check(tmp_path, *DEFAULTS)
+    put("/app", b"a file in the way")
+    with pytest.raises(RootPathError, match=r"/bin/app or /app/bin/app in .*: does not exist"):
+        check(tmp_path, *DEFAULTS)
+
+
+def test_one_that_is_there_and_cant_be_run_is_not_passed_over(
+    tmp_path: Path, put: Callable[..., Path]
+) -> None:
+    put("/app/bin/app", elf())
+    put("/bin/app", elf(), mode=0o644)
+    with pytest.raises(RootPathError, match=r"/bin/app in .*: is not executable"):
+        check(tmp_path, *DEFAULTS)

@@ -26,7 +26,7 @@ def guest(arguments: tuple[str, ...] = (), **variables: str) -> Guest:
 
 
 def encode(of: Guest, dialect: Dialect) -> str:
-    return initfile.encode(of, dialect).reveal()
+    return initfile.encode("/bin/app", of, dialect).reveal()
 
 
 def unescape_as_init_c(text: str) -> str:
@@ -78,4 +78,4 @@ def test_more_arguments_than_the_oldest_init_has_room_for_are_refused() -> None:
 
 
 def test_the_whole_file_is_a_secret() -> None:
-    assert "hidden" not in repr(initfile.encode(guest(A="hidden"), C_INIT))
+    assert "hidden" not in repr(initfile.encode("/bin/app", guest(A="hidden"), C_INIT))
