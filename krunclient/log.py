@@ -59,6 +59,11 @@ ENDED = Event(
     ),
 )
 LIBKRUN = Event(name="libkrun", level="warning", when="libkrun logged an error")
+LIBKRUN_NOTE = Event(
+    name="libkrun-note",
+    level="debug",
+    when="libkrun logged an error that tells of nothing wrong",
+)
 NOTIFY = Event(name="notify", level="warning", when="a service manager could not be told")
 FAILED = Event(
     name="failed",
@@ -73,7 +78,7 @@ CONSOLE = Event(
 )
 EVENTS = (
     *(START, VMM_STARTED, CONFINED, READY, STOPPING, FORCED, ENDED),
-    *(LIBKRUN, NOTIFY, FAILED, CONSOLE),
+    *(LIBKRUN, LIBKRUN_NOTE, NOTIFY, FAILED, CONSOLE),
 )
 
 

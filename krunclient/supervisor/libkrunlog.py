@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from krunclient.log import CONSOLE, LIBKRUN
+from krunclient.log import CONSOLE, LIBKRUN, LIBKRUN_NOTE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # What the console's port has as target of its messages, old and new.
 CONSOLE_MODULES = ("init_or_kernel", "devices::virtio::console::port_io")
+# Errors by their text, of which libkrun itself takes care: a receive queue that is full for now.
+HARMLESS = ("couldn't push pkt to queue, adding it to rxq",)
 MAX_LINE_BYTES = 8192
 MAX_MESSAGE_CHARACTERS = 200
 MAX_OWN_ERRORS = 20  # a guest may be able to cause them
@@ -61,6 +63,9 @@ class LibkrunLog:
         if self._console:
             self._log.pass_on(CONSOLE, line)
         if not message:
+            return
+        if message in HARMLESS:
+            self._log.write(LIBKRUN_NOTE, f"libkrun: {message}")
             return
         self._last_error = message[:MAX_MESSAGE_CHARACTERS]
         if "Kernel panic" in message and not self._panic:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 from krunclient.bindings.libc import SIGINT, SIGKILL, SIGNALFD_RECORD_BYTES
 from krunclient.errors import BusyError, LaunchError, VmError, failed_call
@@ -47,6 +48,7 @@ FAILED = "failed"  # the VM is being ended because of an error
 PIPE_READ_BYTES = 65536
 MAX_PIPE_BYTES = 2**20  # of a user that is not root, pipe(7)
 ENDING_SECONDS = 5  # for the kernel to free a large guest's memory
+REPEAT_SECONDS = 1.0
 # Without a sandbox nobody tells that the guest listens: the host's table of sockets is read.
 LISTENING_CHECK_SECONDS = 0.05
 
@@ -67,6 +69,11 @@ class Stop:
     def __init__(self, signal: int) -> None:
         self.signal = signal
         self.forced = False
+        self._asked = time.monotonic()
+
+    def is_repeated_by(self, signal: int) -> bool:
+        """^C reaches the whole process group, and then the manager sends a SIGINT of its own."""
+        return signal == self.signal and time.monotonic() - self._asked < REPEAT_SECONDS
 
 
 class Watch:
@@ -206,7 +213,8 @@ class Watch:
         # ssi_signo, a uint32_t, is the first field of struct signalfd_siginfo, signalfd(2).
         number = int.from_bytes(os.read(signals, SIGNALFD_RECORD_BYTES)[:4], "little")
         if self._stop is not None:
-            self._force(self._stop, f"signal {number} is the second")
+            if not self._stop.is_repeated_by(number):
+                self._force(self._stop, f"signal {number} is the second")
         elif self._phase != FAILED:
             self._ask_to_stop(Stop(number))
 

@@ -126,6 +126,20 @@ def test_a_second_signal_ends_the_vm_at_once(
     assert ended.seconds < SOON
 
 
+def test_the_same_signal_again_within_a_second_is_no_second_request(start: Start) -> None:
+    run = start(STUBBORN)
+    run.wait_for("ready")
+    for _ in range(3):  # ^C to the group, the manager's own, and a nervous user
+        run.process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    assert run.wait_for("stopping")["signal"] == signal.SIGINT
+    time.sleep(1)
+    assert run.process.poll() is None
+    ended = run.end(signal.SIGINT)
+    assert ended.status == 128 + signal.SIGINT
+    assert ended.seconds < SOON
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_stop_that_is_sent_to_the_vmm_as_well_is_asked_of_the_app(
     start: Start, number: int

@@ -109,7 +109,7 @@ def test_an_app_that_ignores_all_is_ended_after_the_grace_period_or_by_a_second_
         one.process.send_signal(number)
         time.sleep(1)
         assert one.process.poll() is None
-        ended = one.stop(signal.SIGTERM)
+        ended = one.stop(signal.SIGQUIT)
         assert ended.status == 128 + number
         assert ended.seconds < 1
 

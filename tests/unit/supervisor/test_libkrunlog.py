@@ -21,10 +21,10 @@ PANIC = f"{CONSOLE}[  1.0] Kernel panic - not syncing\n"
 OWN = f"{STAMP}ERROR krun_devices::virtio::vsock] no such thing\n"
 
 
-def log_of(text: str, *, console: bool = False) -> tuple[LibkrunLog, bytes]:
+def log_of(text: str, *, console: bool = False, level: str = "warning") -> tuple[LibkrunLog, bytes]:
     """The log after it has read this, and what krunclient said of it."""
     reader, writer = os.pipe()
-    log = LibkrunLog(Log("warning", descriptor=writer), console=console)
+    log = LibkrunLog(Log(level, descriptor=writer), console=console)
     log.feed(text.encode())
     os.close(writer)
     with os.fdopen(reader, "rb") as file:
@@ -59,6 +59,17 @@ def test_errors_of_libkruns_own_are_passed_on_up_to_a_bound() -> None:
     lines = said.decode().splitlines()
     assert len(lines) == libkrunlog.MAX_OWN_ERRORS + 1
     assert lines[-1] == "krunclient: warning: libkrun: further errors are left out"
+
+
+def test_an_error_that_tells_of_nothing_wrong_is_a_note_for_debugging() -> None:
+    harmless = (
+        f"{STAMP}ERROR krun_devices::virtio::vsock] couldn't push pkt to queue, adding it to rxq\n"
+    )
+    log, said = log_of(harmless)
+    assert (said, log.reason()) == (b"", "")
+    assert log_of(harmless, level="debug")[1].startswith(b"krunclient: debug: libkrun: couldn't")
+    worse = harmless.replace("to queue, adding it to rxq", "anywhere")
+    assert log_of(worse)[1].startswith(b"krunclient: warning: libkrun: couldn't push pkt anywhere")
 
 
 def test_the_console_is_shown_whole_where_asked_for_and_not_else() -> None:
