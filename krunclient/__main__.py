@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 LOADER_VARIABLES = (b"LD_LIBRARY_PATH", b"LD_PRELOAD", b"LD_AUDIT")  # ld.so(8)
 
 
+def log_for(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> Log:
+    """The log for what fails before the options are read."""
+    return Log("warning", "json" if cli.asks_for_json(argv, environ) else "text")
+
+
 def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
     """Do what the command line asks for and return the exit status."""
-    log = Log("warning", "json" if cli.asks_for_json(argv, environ) else "text")
+    log = log_for(argv, environ)
     try:
         given = cli.parse(argv, environ)
         if given.has(options.HELP):
@@ -53,15 +58,29 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
     except KeyboardInterrupt:
         return 128 + 2
     except Exception as error:
+        if isinstance(error, ImportError):
+            _forget_this_copy()
         failure = unexpected(error)
         log.failure(failure)
         return failure.status
 
 
 def _vmm(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
-    from krunclient.vmm.main import main
-
+    try:
+        from krunclient.vmm.main import main
+    except ImportError:
+        _forget_this_copy()
+        raise
     main(plan, libc, supervisor, inherited)
+
+
+def _forget_this_copy() -> None:
+    """Code that is imported late is damaged: without its manifest, the next start extracts anew."""
+    top = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    try:
+        os.unlink(os.path.join(top, "manifest"))
+    except OSError:
+        pass  # this is no extracted copy
 
 
 def _print(text: str) -> int:
@@ -91,9 +110,15 @@ def _start_again_without(variables: tuple[bytes, ...]) -> None:
 
 
 def main() -> None:
-    _open_standard_descriptors()
-    _start_again_without(LOADER_VARIABLES)
-    status = run([os.fsencode(word) for word in sys.argv[1:]], os.environb)
+    argv = [os.fsencode(word) for word in sys.argv[1:]]
+    try:
+        _open_standard_descriptors()
+        _start_again_without(LOADER_VARIABLES)
+    except OSError as error:
+        failure = unexpected(error)
+        log_for(argv, os.environb).failure(failure)
+        os._exit(failure.status)
+    status = run(argv, os.environb)
     # Nothing is left to flush or to free, and an interpreter takes its time to end.
     os._exit(status)
 

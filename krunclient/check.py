@@ -12,8 +12,8 @@ import select
 
 from krunclient import config, plan, report
 from krunclient.bindings import libc as libc_binding
-from krunclient.bindings.libc import AF_INET, SIGKILL, SOCK_CLOEXEC, SOCK_STREAM
-from krunclient.errors import SEE_LIMITS, HostError, VmError, unexpected
+from krunclient.bindings.libc import AF_INET, SOCK_CLOEXEC, SOCK_STREAM
+from krunclient.errors import SEE_CHECK, SEE_LIMITS, HostError, VmError, unexpected
 from krunclient.host import facts, kvm, libraries
 from krunclient.log import one_line
 from krunclient.model import INIT_FILE, KVM, Endpoint
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     Row = tuple[str, Callable[[], str]]
 
+SEE_LOG = "see what the kernel's log says"
+DONE = 3  # the status of a child that did what it was to do: a library may end it before
 # An address that no policy allows (TEST-NET-1 of RFC 5737): the call never reaches the network.
 REFUSED = Endpoint(packed=bytes((192, 0, 2, 1)), port=1)
 
@@ -61,7 +63,8 @@ def run(options: Options) -> tuple[str, int]:
             lines.append(f"ok       {name}: {check()}")
         except Exception as exception:
             error = unexpected(exception)
-            lines.append(f"missing  {name}: {error.thing}: {error.why}; {error.remedy}")
+            remedy = SEE_LOG if error.remedy == SEE_CHECK else error.remedy
+            lines.append(f"missing  {name}: {error.thing}: {error.why}; {remedy}")
             status = HostError.status
     lines.append("a VM can start" if status == 0 else "no VM can start")
     return "\n".join(one_line(line) for line in lines), status
@@ -91,7 +94,8 @@ class Check:
 
     def _libkrun(self) -> str:
         pair = self._pair()
-        start.load(self._libc, pair)
+        # What a library does when it is loaded, and may end its process by, is done to a child.
+        self._in_child(lambda _supervisor: start.load(self._libc, pair))
         return f"{pair.libkrun} ({pair.origin}), API {pair.features.generation}"
 
     def _libkrunfw(self) -> str:
@@ -110,9 +114,7 @@ class Check:
             plan.check_that_root_stays_whole(self._config, self._pair())
             return "off"
         walls = ["mount namespace", "overlayfs", "seccomp notifications"]
-        if not self._in_child(self._confine):
-            what, why = "the sandbox can't be made", "it ended before it was set up"
-            raise VmError(what, "a child behind its walls", why, SEE_LIMITS)
+        self._in_child(self._confine)
         needs_user_namespace = facts.vmm_uid(self._config) != 0
         return ", ".join(["user namespace", *walls] if needs_user_namespace else walls)
 
@@ -144,10 +146,10 @@ class Check:
         why, remedy = "a call that it must refuse went through", "please report it"
         raise VmError("the sandbox can't be made", "supervision of sockets", why, remedy)
 
-    def _in_child(self, action: Callable[[Supervisor], None]) -> bool:
+    def _in_child(self, action: Callable[[Supervisor], object]) -> None:
         """Do something as the user that the VMM runs as, supervised as the VMM is.
 
-        Returns whether it asked for supervision. Raises the error that it ended with.
+        Raises the error that it ended with.
         """
         report_reader, report_writer = os.pipe2(os.O_CLOEXEC)
         go_reader, go_writer = os.pipe2(os.O_CLOEXEC)
@@ -155,34 +157,38 @@ class Check:
         child = os.fork()
         if child == 0:
             try:
+                os.close(report_reader)
+                os.close(go_writer)
                 process.die_with(self._libc, parent)
                 if self._config.user is not None:
                     privileges.switch_user(self._config.user)
                     process.die_with(self._libc, parent)
                 action(Supervisor(pid=parent, report=report_writer, go=go_reader))
+                os._exit(DONE)
             except BaseException as error:
                 report.send_error(report_writer, unexpected(error))
             finally:
                 os._exit(0)
         os.close(report_writer)
         os.close(go_reader)
-        told, is_supervised = Report(), False
+        told, status = Report(), 0
         try:
             while data := os.read(report_reader, report.MAX_BYTES):
                 told.feed(data)
                 listener = told.take_listener()
                 if listener is not None:
-                    is_supervised = True
                     self._answer_one_call(child, listener, go_writer)
         finally:
-            os.kill(child, SIGKILL)
-            os.waitpid(child, 0)
-            os.close(report_reader)
             os.close(go_writer)
-        failure = told.error("a child behind its walls")
+            _, status = os.waitpid(child, 0)
+            os.close(report_reader)
+        failure = told.error("a child of --check")
         if failure is not None:
             raise failure
-        return is_supervised
+        if os.waitstatus_to_exitcode(status) != DONE:
+            how = f"by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "by itself"
+            what, why = "the check has ended", f"it was ended {how} before it was done"
+            raise VmError(what, "a child of --check", why, SEE_LIMITS)
 
     def _answer_one_call(self, child: int, listener: int, go: int) -> None:
         """The supervisor's half. Raises LaunchError."""

@@ -57,10 +57,6 @@ class Options(Record):
         given = self.given[option.name]
         return option.convert(given.source, tuple(text.reveal() for text in given.texts))
 
-    def without(self, *options: Option[Value]) -> Options:
-        names = [option.name for option in options]
-        return self.replace(given={n: given for n, given in self.given.items() if n not in names})
-
 
 def parse(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> Options:
     """Read the command line (without the program's name) and the environment.

@@ -28,6 +28,7 @@ INHERITED_VARIABLES = ("HOST", "INTERNAL_SECRET")
 
 MAX_FILE_NAME_BYTES = 200  # NAME_MAX is 255
 SAMPLE_ROOT = "/usr"  # a directory that every host has
+NO_ROOT = "/dev/null/root"  # none, so that no overlay can be inside it
 
 
 class Life(Record):
@@ -61,7 +62,9 @@ class Config(Record):
 
 
 def for_check(libc: Libc, options: Options) -> Config:
-    """As `resolve`, for --check, which needs no arguments, takes none, and makes no overlay."""
+    """As `resolve`, for --check, which needs no arguments and takes none. As it is to change
+    nothing of the host's, overlay and volumes are checked like a launch's and then left out.
+    """
     if options.arguments:
         raise UsageError(
             "can't read the command line",
@@ -69,8 +72,22 @@ def for_check(libc: Libc, options: Options) -> Config:
             "--check takes options alone",
             "give it no ROOT_PATH and no LOCAL_PORT",
         )
-    options = options.without(rows.OVERLAY, rows.STATE_DIR)
-    return resolve(libc, options.replace(arguments=(SAMPLE_ROOT, "1")))
+    found = resolve(libc, options.replace(arguments=(NO_ROOT, "1")))
+    check_volumes(found.files)
+    files = found.files.replace(root_path=SAMPLE_ROOT, overlay=None, volumes=())
+    return found.replace(files=files)
+
+
+def check_volumes(files: Files) -> None:
+    """Raises UsageError for one that is no directory of this host."""
+    for volume in files.volumes:
+        if not os.path.isdir(volume.host_directory):
+            raise UsageError(
+                "--volume can't be used",
+                volume.host_directory,
+                "it is no directory of this host",
+                "make it, or name another",
+            )
 
 
 def resolve(libc: Libc, options: Options) -> Config:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from krunclient.bindings.arch import ARCHITECTURES
-from krunclient.errors import HostError, UsageError
+from krunclient.config import check_volumes
+from krunclient.errors import HostError
 from krunclient.host import kvm, libraries, program
 from krunclient.record import Record
 
@@ -48,14 +49,7 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
     Raises UsageError, RootPathError, PermissionDeniedError or HostError for the first thing that
     is missing.
     """
-    for volume in config.files.volumes:
-        if not os.path.isdir(volume.host_directory):
-            raise UsageError(
-                "--volume can't be used",
-                volume.host_directory,
-                "it is no directory of this host",
-                "make it, or name another",
-            )
+    check_volumes(config.files)
     root_path, exec_paths = config.files.root_path, config.guest.exec_paths
     exec_path = program.find(libc, root_path, exec_paths, architecture)
     pair = libraries.find(config.libkrun, config.libkrunfw, architecture)

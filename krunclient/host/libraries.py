@@ -31,7 +31,7 @@ def find(libkrun: str | None, libkrunfw: str | None, architecture: Architecture)
     given = [path for path in (libkrun, libkrunfw) if path is not None]
     for path in given:
         if not os.path.isfile(path):
-            why = "there is no such file"
+            why = "it is no regular file" if os.path.exists(path) else "there is no such file"
             raise HostError("a library can't be loaded", path, why, GIVE_ANOTHER)
     found_krun = libkrun or _first((f"{bundled}/libkrun.so",)) or _find(directories, KRUN_SONAMES)
     if found_krun is None:

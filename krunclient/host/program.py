@@ -131,6 +131,9 @@ def _check_file(
             # Reopened, because opening a device node for reading could already do something.
             readable = os.open(f"/proc/self/fd/{located}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
+            if not os.path.exists("/proc/self/fd"):
+                what, remedy = "the guest program can't be read", "mount it"
+                raise HostError(what, "/proc", "it is not mounted", remedy) from None
             raise _lookup_error(root_path, wanted_by, subject, error) from None
         try:
             return _read(readable, root_path, wanted_by, subject, architecture)

@@ -38,11 +38,16 @@ def switch_user(user: User) -> None:
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
-        what, who = "the VMM can't run as another user", f"{user.uid}:{user.gid}"
-        if error.errno in LIMITS:
-            raise failed_call(what, who, error, SEE_LIMITS) from None
-        remedy = "start krunclient as root, or without --user"
-        raise PermissionDeniedError(what, who, reason(error), remedy) from None
+        raise user_error(user, error) from None
+
+
+def user_error(user: User, error: OSError) -> LaunchError:
+    """The error for a user that this process can't become."""
+    what, who = "the VMM can't run as another user", f"{user.uid}:{user.gid}"
+    if error.errno in LIMITS:
+        return failed_call(what, who, error, SEE_LIMITS)
+    remedy = "start krunclient as root, or without --user"
+    return PermissionDeniedError(what, who, reason(error), remedy)
 
 
 def enter_namespaces(libc: Libc, *, user_namespace: bool) -> None:

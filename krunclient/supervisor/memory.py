@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,16 +31,22 @@ def hide_values(options: Collection[bytes]) -> None:
     """
     start, end, environment_start, environment_end = read_areas()
     ctypes.memset(environment_start, 0, environment_end - environment_start)
-    hidden = hide_in_words(ctypes.string_at(start, end - start), options)
+    hidden = hide_in_words(ctypes.string_at(start, end - start), options, len(sys.argv) - 1)
     ctypes.memmove(start, hidden, len(hidden))
 
 
-def hide_in_words(area: bytes, options: Collection[bytes]) -> bytes:
-    """The same NUL-terminated words, the values of the options up to -- masked."""
+def hide_in_words(area: bytes, options: Collection[bytes], own: int) -> bytes:
+    """The same NUL-terminated words, the values of the options up to -- masked.
+
+    The last `own` of them are krunclient's; those before are Python's.
+    """
     words = area.split(b"\0")
-    end = words.index(b"--") if b"--" in words else len(words)
+    first = max(0, len(words) - 1 - own)
+    end = words.index(b"--", first) if b"--" in words[first:] else len(words)
     for position, word in enumerate(words[:end]):
-        if position and words[position - 1] in options:
+        if position < first:
+            continue
+        if position > first and words[position - 1] in options:
             words[position] = _masked(word, 1)
         elif word.partition(b"=")[0] in options:
             words[position] = _masked(word, 2)

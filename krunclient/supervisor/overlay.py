@@ -9,6 +9,7 @@ import stat
 
 from krunclient.errors import LIMITS, BusyError, PermissionDeniedError, failed_call, reason
 from krunclient.sandbox.mounts import UPPER, WORK, check_owner, files_error, layer_error
+from krunclient.sandbox.privileges import user_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,17 +27,23 @@ def claim(directory: str, user: User | None) -> int:
     Returns the descriptor that holds the claim. Raises BusyError if another VM has it,
     PermissionDeniedError or HostError.
     """
-    if user is not None:
-        os.seteuid(0)
+    if user is None:
+        return _claim(directory)
+    try:
         os.setegid(user.gid)
         os.seteuid(user.uid)
+    except OSError as error:
+        raise user_error(user, error) from None
     try:
-        _prepare(directory)
-        return _lock(directory)
+        return _claim(directory)
     finally:
-        if user is not None:
-            os.seteuid(0)
-            os.setegid(0)
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def _claim(directory: str) -> int:
+    _prepare(directory)
+    return _lock(directory)
 
 
 def _prepare(directory: str) -> None:

@@ -65,7 +65,9 @@ def status(end: End, root_path: str) -> int:
         raise VmError(
             "the VM could not be created",
             root_path,
-            "the VMM ended before it was set up",
+            f"{end.how} before it was set up"
+            if os.WIFSIGNALED(end.wait_status)
+            else "the VMM ended before it was set up",
             SEE_LIMITS,
         )
     if end.stop_signal is not None and os.WIFSIGNALED(end.wait_status):

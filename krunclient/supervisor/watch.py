@@ -19,6 +19,7 @@ import time
 
 from krunclient.bindings.libc import SIGINT, SIGKILL, SIGNALFD_RECORD_BYTES
 from krunclient.errors import BusyError, LaunchError, VmError, failed_call
+from krunclient.log import write_all
 from krunclient.record import Record
 from krunclient.report import Report
 from krunclient.supervisor import readiness
@@ -48,6 +49,7 @@ FAILED = "failed"  # the VM is being ended because of an error
 PIPE_READ_BYTES = 65536
 MAX_PIPE_BYTES = 2**20  # of a user that is not root, pipe(7)
 ENDING_SECONDS = 5  # for the kernel to free a large guest's memory
+EXIT_SECONDS = 0.5  # for the kernel to end a process that has no guest yet
 REPEAT_SECONDS = 1.0
 # Without a sandbox nobody tells that the guest listens: the host's table of sockets is read.
 LISTENING_CHECK_SECONDS = 0.05
@@ -160,13 +162,15 @@ class Watch:
             try:
                 sockets = self._supervise(listener)
             except OSError as error:
-                self._fail(supervision_error(error))
+                # A VMM that was killed meanwhile has no descriptors any more, and is about to end.
+                if not self._has_ended(EXIT_SECONDS):
+                    self._fail(supervision_error(error))
                 return
             on_call, on_end = lambda: self._on_call(sockets), self._on_listener_gone
             self._loop.watch(sockets.listener, READABLE, on_call, on_end)
             self._is_set_up, self._phase = True, BOOTING  # the timer for readiness goes on
             self._announce.confined()
-            os.write(self._child.go, b"\n")
+            write_all(self._child.go, b"\n")
             os.close(self._child.go)
 
     def _on_call(self, sockets: SocketSupervisor) -> None:
@@ -239,8 +243,7 @@ class Watch:
             return True  # if /proc can't be read, assume that the app runs
 
     def _force(self, stop: Stop, why: str) -> None:
-        # It may have ended by itself, and that has not been looked at yet.
-        if not stop.forced and not select.select([self._child.pidfd], [], [], 0)[0]:
+        if not stop.forced and not self._has_ended():
             stop.forced = True
             self._announce.forced(why, stop.signal)
             self._kill()
@@ -249,6 +252,10 @@ class Watch:
         self._failure = error
         self._enter(FAILED)
         self._kill()
+
+    def _has_ended(self, within: float = 0) -> bool:
+        """Whether the VMM has ended by itself, and that has not been looked at yet."""
+        return bool(select.select([self._child.pidfd], [], [], within)[0])
 
     def _kill(self) -> None:
         os.kill(self._child.pid, SIGKILL)

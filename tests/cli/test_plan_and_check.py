@@ -7,9 +7,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from tests.framework import fake_vmm
+import pytest
+
+from tests.framework import fake_vmm, recorder
 from tests.framework.launch import Launcher
-from tests.framework.namespaces import with_own_dev
+from tests.framework.namespaces import UNSHARE, with_own_dev
 
 FAKE_KVM = with_own_dev()
 
@@ -56,13 +58,52 @@ def test_a_machine_that_is_not_served_is_69_by_launch_plan_and_check(
 def test_check_takes_every_option_of_a_launch_and_makes_no_overlay(
     launcher: Launcher, tmp_path: Path
 ) -> None:
-    ended = launcher.run("--check", f"--overlay={tmp_path}/overlay", "--volume=/tmp:/v")
-    lines = ended.stdout.decode().splitlines()
-    assert any(line.startswith("ok       sandbox: ") for line in lines), lines
-    assert not (tmp_path / "overlay").exists()
+    (tmp_path / "volume").mkdir()
+    volumes = (f"--volume={tmp_path}/volume:/local/man", f"--volume={tmp_path}:/local/man/below")
+    for overlay in (f"--overlay={tmp_path}/overlay", "--overlay=/usr/overlay", "--state-dir=/s"):
+        ended = launcher.run("--check", overlay, *volumes)
+        lines = ended.stdout.decode().splitlines()
+        assert any(line.startswith("ok       sandbox: ") for line in lines), lines
+    assert [path.name for path in tmp_path.iterdir()] == ["volume"]
+    assert not list((tmp_path / "volume").iterdir())
+    for refused in (
+        ("--sandbox=off", "--overlay=/x"),
+        ("--state-dir=/s", "--overlay=/x"),
+        ("--volume=/nowhere:/x",),
+    ):
+        assert launcher.run("--check", *refused).status == 64, refused
     assert launcher.run("--check", "root").status == 64
     without = launcher.run("--check", "--sandbox=off").stdout.decode().splitlines()
     assert "ok       sandbox: off" in without
+
+
+@pytest.mark.parametrize("ends", ["_exit(0)", "raise(SIGBUS)"])
+def test_a_library_that_ends_its_process_is_told_by_check(tmp_path: Path, ends: str) -> None:
+    launcher, (*libraries, _) = fake_vmm.prepare(tmp_path)
+    hostile = tmp_path / "libkrunfw.so.5"
+    hostile.unlink()
+    recorder.compile_library(
+        hostile,
+        "#include <signal.h>\n#include <unistd.h>\n"
+        f"__attribute__((constructor)) static void end(void) {{ {ends}; }}",
+    )
+    ended = launcher.run("--check", *libraries)
+    assert ended.status == 69
+    (line,) = (line for line in ended.stdout.decode().splitlines() if " libkrun: " in line)
+    assert line.startswith("missing  libkrun: ")
+    assert "was ended by" in line
+
+
+def test_without_proc_or_dev_null_there_is_one_clear_line(tmp_path: Path) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path)
+    for take_away, says in (
+        ("mount -t tmpfs none /dev", "/dev/null: no such file or directory"),
+        ("umount -l /proc", "/proc: it is not mounted; mount it"),
+    ):
+        command = [*UNSHARE, "sh", "-c", f'{take_away}; exec "$@"', "sh", *launcher.command]
+        ended = replace(launcher, command=command).run(*arguments, "30555")
+        assert ended.status == 69
+        assert says in ended.error
 
 
 def test_check_names_what_is_missing_with_its_remedy(launcher: Launcher) -> None:

@@ -74,6 +74,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             *options: str,
             env: dict[str, str] | None = None,
             preexec: Callable[[], None] | None = None,
+            **streams: int | None,
         ) -> Run:
             launcher, arguments = fake_vmm.prepare(tmp_path, *vmm)
             process = launcher.start(
@@ -84,6 +85,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 *options,
                 env=env,
                 preexec=preexec,
+                **streams,
             )
             stack.enter_context(process)
             stack.callback(process.kill)
@@ -168,6 +170,32 @@ def test_a_stop_before_the_app_has_started_ends_the_vm_at_once(start: Start) -> 
     ended = run.end(signal.SIGTERM)
     assert ended.status == 128 + signal.SIGTERM
     assert ended.seconds < SOON
+
+
+def test_standard_output_of_the_programs_name_is_no_app_that_started(
+    start: Start, tmp_path: Path
+) -> None:
+    with (tmp_path / "app").open("wb") as output:
+        run = start((IGNORES_SIGINT, STAYS), stdout=output.fileno())
+        run.wait_for("vmm-started")
+        time.sleep(0.2)
+        ended = run.end(signal.SIGTERM)
+    assert ended.status == 128 + signal.SIGTERM
+    assert ended.seconds < SOON
+
+
+def test_a_vmm_that_is_killed_while_nobody_looks_is_70(start: Start) -> None:
+    """Its report is there, and its end as well, before the supervisor comes to either."""
+    run = start(BOOTING, "--log-level=debug")
+    vmm = run.wait_for("vmm-started")["vmm_pid"]
+    run.process.send_signal(signal.SIGSTOP)
+    time.sleep(0.3)
+    assert isinstance(vmm, int)
+    os.kill(vmm, signal.SIGKILL)
+    run.process.send_signal(signal.SIGCONT)
+    failure = run.wait_for("failed")
+    assert (failure["status"], run.end().status) == (70, 70), str(failure["message"])
+    assert "killed by signal 9" in str(failure["why"])
 
 
 def test_an_app_that_started_is_asked_also_before_it_listens(start: Start) -> None:

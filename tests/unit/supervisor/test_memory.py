@@ -29,10 +29,15 @@ def test_the_environment_and_the_values_of_env_are_overwritten() -> None:
 
 @given(st.binary(max_size=60))
 def test_words_keep_their_number_and_length(area: bytes) -> None:
-    hidden = memory.hide_in_words(area, [b"--env"])
+    hidden = memory.hide_in_words(area, [b"--env"], len(area.split(b"\0")) - 1)
     assert [len(word) for word in hidden.split(b"\0")] == [len(word) for word in area.split(b"\0")]
 
 
 def test_arguments_of_the_app_and_names_alone_are_kept() -> None:
     area = b"krunclient\0--env\0NAME\0--\0--env\0A=b\0"
-    assert memory.hide_in_words(area, [b"--env"]) == area
+    assert memory.hide_in_words(area, [b"--env"], len(area.split(b"\0")) - 1) == area
+
+
+def test_pythons_own_words_are_no_option_and_no_end_of_the_options() -> None:
+    area = b"python3\0--\0krunclient\0--env\0A=hidden\0--\0--env=B=shown\0"
+    assert memory.hide_in_words(area, [b"--env"], 4) == area.replace(b"A=hidden", b"A=******")
