@@ -133,6 +133,7 @@ class Check:
             user=self._config.user,
             vmm_uid=facts.vmm_uid(self._config),
             landlock_abi=facts.landlock_abi(self._libc),
+            hard_limits=facts.hard_limits(self._libc),
             init_file=INIT_FILE,
             kvm_device=device,
         )

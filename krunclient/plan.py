@@ -65,6 +65,7 @@ def _confinement(config: Config, facts: HostFacts) -> Confinement:
         user=config.user,
         vmm_uid=facts.vmm_uid,
         landlock_abi=facts.landlock_abi,
+        hard_limits=facts.hard_limits,
         init_file=None if in_memory else INIT_FILE,
     )
 

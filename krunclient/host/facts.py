@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from krunclient.bindings.arch import ARCHITECTURES
+from krunclient.bindings.libc import RLIMITS, ResourceLimit
 from krunclient.config import check_volumes
 from krunclient.errors import HostError
 from krunclient.host import kvm, libraries, program
@@ -12,6 +13,8 @@ from krunclient.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
     from krunclient.config import Config
@@ -23,7 +26,7 @@ LANDLOCK_CREATE_RULESET_VERSION = 1  # <linux/landlock.h>
 
 class HostFacts(Record):
     """`exec_path` is the guest's program, absolute in the guest. `vmm_uid` is who the VMM runs as,
-    `landlock_abi` 0 if the kernel has no Landlock.
+    `landlock_abi` 0 if the kernel has no Landlock, `hard_limits` this process's own by name.
     """
 
     architecture: Architecture
@@ -31,6 +34,7 @@ class HostFacts(Record):
     libraries: LibraryPair
     vmm_uid: int
     landlock_abi: int
+    hard_limits: Mapping[str, int]
 
 
 def find_architecture() -> Architecture:
@@ -61,6 +65,7 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
         libraries=pair,
         vmm_uid=vmm_uid(config),
         landlock_abi=landlock_abi(libc) if config.sandbox else 0,
+        hard_limits=hard_limits(libc),
     )
 
 
@@ -70,6 +75,15 @@ def landlock_abi(libc: Libc) -> int:
         return libc.landlock_create_ruleset(None, 0, LANDLOCK_CREATE_RULESET_VERSION)
     except OSError:
         return 0
+
+
+def hard_limits(libc: Libc) -> Mapping[str, int]:
+    """What this process may raise its limits to, getrlimit(2). Raises OSError."""
+    found, limit = {}, ResourceLimit()
+    for name, number in RLIMITS.items():
+        libc.getrlimit(number, limit)
+        found[name] = int(limit.hard)
+    return found
 
 
 def vmm_uid(config: Config) -> int:

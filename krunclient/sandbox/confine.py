@@ -55,7 +55,7 @@ def confine(
         os.close(descriptor)
     process.set_dumpable(libc, confinement.is_dumpable)
     for name, value in confinement.limits.items():
-        process.lower_limit(libc, name, value)
+        process.set_limit(libc, name, value)
     privileges.drop_capabilities(libc, confinement.capabilities)
     landlock.restrict(libc, confinement.landlock_abi, confinement.landlock_rules)
     lifeline.start(libc, architecture, supervisor.pid)

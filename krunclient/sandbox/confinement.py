@@ -65,6 +65,7 @@ def make(
     user: User | None,
     vmm_uid: int,
     landlock_abi: int,
+    hard_limits: Mapping[str, int],
     init_file: str | None,
     kvm_device: str = KVM,
 ) -> Confinement:
@@ -81,7 +82,10 @@ def make(
         mounts=mounts.operations(
             files, user_namespace=user_namespace, init_file=init_file, kvm_device=kvm_device
         ),
-        limits=_limits(guest, user_namespace=user_namespace),
+        limits={
+            name: min(value, hard_limits[name])
+            for name, value in _limits(guest, user_namespace=user_namespace).items()
+        },
         capabilities=tuple(name for name in CAPABILITIES if set_id_bits or name != "CAP_FSETID"),
         landlock_abi=landlock_abi,
         landlock_rules=landlock.rules(landlock_abi) if landlock_abi else (),

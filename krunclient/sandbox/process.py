@@ -41,19 +41,15 @@ def set_dumpable(libc: Libc, dumpable: bool) -> None:
 
 def forbid_core_dumps(libc: Libc) -> None:
     """What is in memory, secrets among it, goes into no core dump. Raises OSError."""
-    if lower_limit(libc, "RLIMIT_CORE", NO_CORE) < NO_CORE:
+    before = ResourceLimit()
+    libc.getrlimit(RLIMITS["RLIMIT_CORE"], before)
+    set_limit(libc, "RLIMIT_CORE", min(NO_CORE, before.hard))
+    if before.hard < NO_CORE:
         # The kernel dumps to a pipe all the same: then a dump that holds no memory, core(5).
         with open("/proc/self/coredump_filter", "wb") as file:
             file.write(b"0")
 
 
-def lower_limit(libc: Libc, name: str, value: int) -> int:
-    """Set both limits to a value, or to the hard limit where that is lower, setrlimit(2).
-
-    Returns what they are now. Raises OSError.
-    """
-    before = ResourceLimit()
-    libc.getrlimit(RLIMITS[name], before)
-    bound: int = min(value, before.hard)
-    libc.setrlimit(RLIMITS[name], ResourceLimit(bound, bound))
-    return bound
+def set_limit(libc: Libc, name: str, value: int) -> None:
+    """Set both the soft and the hard limit, setrlimit(2). Raises OSError."""
+    libc.setrlimit(RLIMITS[name], ResourceLimit(value, value))

@@ -14,6 +14,7 @@ from krunclient.model import Features, LibraryPair
 from krunclient.plan import Plan
 
 LIBC = libc.load(find_architecture())
+NO_LIMITS = dict.fromkeys(libc.RLIMITS, 2**64 - 1)  # RLIM_INFINITY
 ROOT, PORT = "/srv/app", 30000
 
 # What the generations of libkrun have, by their headers.
@@ -37,7 +38,11 @@ def settings(
 
 
 def facts(
-    features: Features = V2, vmm_uid: int = 1000, landlock_abi: int = 6, machine: str = "x86_64"
+    features: Features = V2,
+    vmm_uid: int = 1000,
+    landlock_abi: int = 6,
+    machine: str = "x86_64",
+    hard_limits: Mapping[str, int] | None = None,
 ) -> HostFacts:
     pair = LibraryPair(libkrun="/a", libkrunfw="/b", origin="given", features=features)
     return HostFacts(
@@ -46,6 +51,7 @@ def facts(
         libraries=pair,
         vmm_uid=vmm_uid,
         landlock_abi=landlock_abi,
+        hard_limits=hard_limits or NO_LIMITS,
     )
 
 

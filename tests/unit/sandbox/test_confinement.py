@@ -6,13 +6,17 @@ import pytest
 
 from krunclient.model import User
 from krunclient.sandbox.confinement import CAPABILITIES, Confinement, make
-from tests.framework.stages import settings
+from tests.framework.stages import NO_LIMITS, settings
 
 MIB = 2**20
 
 
 def confinement(
-    *words: str, user: User | None = None, uid: int = 1000, landlock_abi: int = 6
+    *words: str,
+    user: User | None = None,
+    uid: int = 1000,
+    landlock_abi: int = 6,
+    hard_limits: dict[str, int] | None = None,
 ) -> Confinement:
     config = settings(*words)
     return make(
@@ -21,6 +25,7 @@ def confinement(
         user=user,
         vmm_uid=uid,
         landlock_abi=landlock_abi,
+        hard_limits={**NO_LIMITS, **(hard_limits or {})},
         init_file=None,
     )
 
@@ -56,3 +61,9 @@ def test_limits_grow_with_the_guest() -> None:
 def test_a_kernel_without_landlock_has_no_rules_of_it() -> None:
     assert confinement(landlock_abi=0).landlock_rules == ()
     assert len(confinement(landlock_abi=1).landlock_rules) == 3
+
+
+def test_no_limit_is_above_what_the_process_may_have() -> None:
+    limits = confinement(hard_limits={"RLIMIT_NOFILE": 20000}).limits
+    assert limits["RLIMIT_NOFILE"] == 20000
+    assert limits["RLIMIT_DATA"] == confinement().limits["RLIMIT_DATA"]
