@@ -96,14 +96,14 @@ class Check:
         pair = self._pair()
         # What a library does when it is loaded, and may end its process by, is done to a child.
         self._in_child(lambda _supervisor: start.load(self._libc, pair))
-        return f"{pair.libkrun} ({pair.origin}), API {pair.features.generation}"
+        return f"{pair.libkrun} ({pair.libkrun_origin}), API {pair.features.generation}"
 
     def _libkrunfw(self) -> str:
         pair = self._pair()
         with open(pair.libkrunfw, "rb") as file:
             found = re.search(rb"Linux version (\S+)", file.read())
         kernel = found[1].decode("utf-8", "replace") if found else "of an unknown version"
-        return f"{pair.libkrunfw} ({pair.origin}), Linux {kernel}"
+        return f"{pair.libkrunfw} ({pair.libkrunfw_origin}), Linux {kernel}"
 
     def _pair(self) -> LibraryPair:
         return libraries.find(self._config.libkrun, self._config.libkrunfw, self._architecture)
@@ -134,6 +134,7 @@ class Check:
             vmm_uid=facts.vmm_uid(self._config),
             landlock_abi=facts.landlock_abi(self._libc),
             hard_limits=facts.hard_limits(self._libc),
+            window_mib=0,
             init_file=INIT_FILE,
             kvm_device=device,
         )

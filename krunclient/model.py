@@ -155,10 +155,9 @@ INIT_FILE = "/.krun_config.json"
 class Features(Record):
     """What a libkrun can do: whether it has the function of each name, include/libkrun.h.
 
-    Functions that every served libkrun has are not among them.
+    Functions that every libkrun since 1.13 has are not among them.
     """
 
-    krun_init_log: bool  # 1.13
     krun_set_root: bool  # 1.x
     krun_add_virtiofs3: bool  # 1.18
     krun_fs_add_overlay_file: bool  # 1.19
@@ -179,11 +178,13 @@ class Features(Record):
 
 
 class LibraryPair(Record):
-    """Absolute paths, where the pair was found (`bundled`, `system` or `given`), and what its
-    libkrun can do.
+    """Absolute paths, where each was found (`bundled`, `system` or `given`), what this libkrun can
+    do, and in which language the init inside it is written: `C` or `Rust`.
     """
 
     libkrun: str
     libkrunfw: str
-    origin: str
+    libkrun_origin: str
+    libkrunfw_origin: str
     features: Features
+    init: str

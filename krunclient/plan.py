@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from krunclient.sandbox.confinement import Confinement
 
 
+SET_ROOT_WINDOW_MIB = 512  # krun_set_root maps this much for DAX, private to the process
+
+
 class Plan(Record):
     """One VM. `confinement` is None with `--sandbox off`.
 
@@ -66,6 +69,7 @@ def _confinement(config: Config, facts: HostFacts) -> Confinement:
         vmm_uid=facts.vmm_uid,
         landlock_abi=facts.landlock_abi,
         hard_limits=facts.hard_limits,
+        window_mib=0 if facts.libraries.features.krun_add_virtiofs3 else SET_ROOT_WINDOW_MIB,
         init_file=None if in_memory else INIT_FILE,
     )
 

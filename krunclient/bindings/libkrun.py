@@ -1,4 +1,4 @@
-"""libkrun's C API, of all generations from 1.9 to 2.x.
+"""libkrun's C API, of all generations from 1.13 to 2.x.
 
 Source: include/libkrun.h of each release. The functions that not all of them have are optional
 here; which of them a library has, its Features, decides what is called:
@@ -6,7 +6,6 @@ here; which of them a library has, its Features, decides what is called:
     root        krun_set_root (1.x), krun_add_virtiofs3 (1.18 and later)
     vsock       implicit (1.x), krun_add_vsock (1.17 and later)
     console     implicit (1.x), krun_add_virtio_console_default (1.16 and later)
-    log         krun_set_log_level, krun_init_log (1.13 and later)
     file        krun_fs_add_overlay_file (1.19 and later)
 """
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 ROOT_TAG = b"/dev/root"  # the virtiofs tag that libkrun's kernel command line mounts as root
 TSI_HIJACK_INET = 1
-LOG_LEVEL_OFF, LOG_LEVEL_ERROR = 0, 1
+LOG_LEVEL_ERROR = 1
 LOG_STYLE_NEVER = 2
 # RUST_LOG of the crate env_logger. At debug level libkrun's VMM tells whether a status is the
 # app's; its crate was renamed after 1.x.
@@ -77,10 +76,7 @@ class Krun(Library):
     @function(KRUN, ctx_id)
     def krun_start_enter(self, context: int, /) -> int: ...
 
-    @function(KRUN, c_uint32)
-    def krun_set_log_level(self, level: int, /) -> int: ...
-
-    @function(KRUN, c_int, c_uint32, c_uint32, c_uint32, optional=True)
+    @function(KRUN, c_int, c_uint32, c_uint32, c_uint32)
     def krun_init_log(self, descriptor: int, level: int, style: int, options: int, /) -> int: ...
 
     @function(KRUN, ctx_id, c_char_p, optional=True)

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 PACKAGE = os.path.dirname(os.path.dirname(__file__))
 KRUN_SONAMES = ("libkrun.so.2", "libkrun.so.1", "libkrun.so")
 KRUNFW_SONAME_PREFIX = b"libkrunfw.so."
+# What stands in the init inside a libkrun, by the language that it is written in. In the Rust one,
+# its parser of JSON and the path that it reads; the C one says so if it can't parse.
+C_INIT = b"Error parsing config file"
+BUNDLED_INIT = "Rust"
+RUST_INIT = (b"serde_json", b"/.krun_config.json")
+USE_NEWER = "use libkrun 1.13 or later, or the bundled one"
 GIVE_ANOTHER = "give another by --libkrun and --libkrunfw"
 
 
@@ -42,13 +48,27 @@ def find(libkrun: str | None, libkrunfw: str | None, architecture: Architecture)
             "install libkrun, or give its path by --libkrun",
         )
     features = read_features(found_krun, architecture)
-    if not given and found_krun.startswith(bundled):
+    own = f"{bundled}/libkrun.so"
+    if found_krun == own and not given:
         # A pair that the build has tried together.
-        found_krunfw, origin = f"{bundled}/libkrunfw.so", "bundled"
+        found_krunfw, init = f"{bundled}/libkrunfw.so", BUNDLED_INIT
     else:
         found_krunfw = _matching_krunfw(found_krun, libkrunfw, bundled, directories)
-        origin = "given" if given else "system"
-    return LibraryPair(libkrun=found_krun, libkrunfw=found_krunfw, origin=origin, features=features)
+        init = read_init(found_krun)
+
+    def origin(path: str, asked_for: str | None) -> str:
+        if path == asked_for:
+            return "given"
+        return "bundled" if path.startswith(f"{bundled}/") else "system"
+
+    return LibraryPair(
+        libkrun=found_krun,
+        libkrunfw=found_krunfw,
+        libkrun_origin=origin(found_krun, libkrun),
+        libkrunfw_origin=origin(found_krunfw, libkrunfw),
+        features=features,
+        init=init,
+    )
 
 
 def _matching_krunfw(
@@ -98,8 +118,29 @@ def read_features(libkrun: str, architecture: Architecture) -> Features:
     features = Features.of(lambda name: name.encode() + b"\0" in strings)
     if not features.krun_set_root and not features.krun_add_virtiofs3:
         why = "it has no function krun_set_root or krun_add_virtiofs3"
-        raise HostError(what, libkrun, why, "use libkrun 1.9 or later")
+        raise HostError(what, libkrun, why, USE_NEWER)
+    if b"krun_init_log\0" not in strings:
+        # Before that, no log tells whether a status is the app's.
+        raise HostError(what, libkrun, "it has no function krun_init_log", USE_NEWER)
     return features
+
+
+def read_init(libkrun: str) -> str:
+    """The language of the init inside a libkrun, by its own bytes. It decides how the file for the
+    app's arguments has to be written: one that is not understood makes it run a shell instead.
+
+    Raises HostError for a file that can't be read, and where it can't be told.
+    """
+    if _contains(libkrun, C_INIT):
+        return "C"
+    if all(_contains(libkrun, text) for text in RUST_INIT):
+        return "Rust"
+    raise HostError(
+        "libkrun can't be used",
+        libkrun,
+        "the init inside it is none that krunclient knows",
+        USE_NEWER,
+    )
 
 
 def system_directories(architecture: Architecture) -> tuple[str, ...]:
@@ -131,7 +172,7 @@ def _wanted_krunfw(libkrun: str) -> str:
             "libkrun can't be used",
             libkrun,
             "it does not name a libkrunfw",
-            "use libkrun 1.9 or later",
+            USE_NEWER,
         )
     with open(libkrun, "rb") as file:
         file.seek(start + len(KRUNFW_SONAME_PREFIX))

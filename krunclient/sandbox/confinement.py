@@ -66,10 +66,12 @@ def make(
     vmm_uid: int,
     landlock_abi: int,
     hard_limits: Mapping[str, int],
+    window_mib: int,
     init_file: str | None,
     kvm_device: str = KVM,
 ) -> Confinement:
-    """`user` is who the VMM becomes, if any, and `vmm_uid` who it then is. `init_file` is
+    """`user` is who the VMM becomes, if any, and `vmm_uid` who it then is. `window_mib` is memory
+    that libkrun maps for its virtio-fs server beside the guest's RAM. `init_file` is
     the path in the guest of the file for libkrun's init, if libkrun can't serve it from memory.
     """
     user_namespace = vmm_uid != 0
@@ -84,7 +86,7 @@ def make(
         ),
         limits={
             name: min(value, hard_limits[name])
-            for name, value in _limits(guest, user_namespace=user_namespace).items()
+            for name, value in _limits(guest, window_mib, user_namespace=user_namespace).items()
         },
         capabilities=tuple(name for name in CAPABILITIES if set_id_bits or name != "CAP_FSETID"),
         landlock_abi=landlock_abi,
@@ -93,16 +95,17 @@ def make(
     )
 
 
-def _limits(guest: Guest, *, user_namespace: bool) -> Mapping[str, int]:
+def _limits(guest: Guest, window_mib: int, *, user_namespace: bool) -> Mapping[str, int]:
     """What the VMM can take of the host, as far as limits of a process bound it.
 
     What they leave open (threads of root's, the kernel's own memory) is for a cgroup.
     """
+    memory_mib = guest.memory_mib + window_mib
     own_addresses_mib = MAX_OWN_ADDRESS_SPACE_MIB + guest.vcpus * ARENA_MIB
     limits = {
         "RLIMIT_NOFILE": MAX_OPEN_FILES,
-        "RLIMIT_DATA": (guest.memory_mib + MAX_OWN_MEMORY_MIB) * 2**20,
-        "RLIMIT_AS": (guest.memory_mib + own_addresses_mib) * 2**20,
+        "RLIMIT_DATA": (memory_mib + MAX_OWN_MEMORY_MIB) * 2**20,
+        "RLIMIT_AS": (memory_mib + own_addresses_mib) * 2**20,
         "RLIMIT_MEMLOCK": 0,
         "RLIMIT_MSGQUEUE": 0,
     }

@@ -58,6 +58,7 @@ GUEST = "guest"
 DESCRIPTORS = "proc/self/fd"
 UPPER, WORK = "upper", "work"  # below an overlay's layer, the one for its writes
 INIT_FILE_SOURCE = "init-file"
+INIT_LAYER = "init-layer"
 SKELETON_BYTES = 2**20
 # An inode takes about 1 KiB of kernel memory that the size of a tmpfs does not count.
 BYTES_PER_INODE = 4096
@@ -254,6 +255,19 @@ class BindVolume(FromHost):
         libc.mount_setattr(AT_FDCWD, path, AT_RECURSIVE, wanted, ctypes.sizeof(wanted))
 
 
+class PlaceForInitFile(Operation):
+    """An empty file for the InitFile to be mounted on, in a lower layer of its own: in the upper
+    one, it would be left in an overlay that is kept.
+    """
+
+    path: str
+
+    def execute(self, libc: Libc, sources: dict[str, int]) -> None:
+        place = f"{INIT_LAYER}{self.path}"
+        os.makedirs(os.path.dirname(place))
+        os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
 class InitFile(Operation):
     """The file for libkrun's init, if libkrun can't serve it from memory.
 
@@ -265,11 +279,13 @@ class InitFile(Operation):
 
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
         place = f"{GUEST}{self.path}"
-        if os.path.lexists(place) and not os.path.isfile(place):
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        # What an earlier guest has left in the upper layer may hide the place.
         if os.path.islink(place):
             os.unlink(place)
-        os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        if os.path.lexists(place) and not os.path.isfile(place):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        os.close(os.open(place, flags, 0o600))
         libc.mount(INIT_FILE_SOURCE.encode(), place.encode(), None, MS_BIND, None)
 
 
@@ -295,6 +311,7 @@ def operations(
         layer: Operation = MemoryLayer(path="layer", bytes=files.overlay_size_mib * 2**20)
     else:
         layer = BindLayer(host_path=files.overlay, path="layer")
+    lower = f"{INIT_LAYER}:lower" if init_file else "lower"
     return (
         MakePrivate(),
         EnterTmpfs(target=NEW_ROOT),
@@ -308,7 +325,8 @@ def operations(
         BindTree(host_path=files.root_path, path="lower"),
         layer,
         SameOwnerAndMode(like="lower", path=f"layer/{UPPER}", owner_too=not user_namespace),
-        Overlay(lower="lower", layer="layer", path=GUEST, user_xattr=user_namespace),
+        *((PlaceForInitFile(path=init_file),) if init_file else ()),
+        Overlay(lower=lower, layer="layer", path=GUEST, user_xattr=user_namespace),
         Unmount(path="layer"),
         Unmount(path="lower"),
         *(

@@ -94,7 +94,7 @@ def _announce_start(plan: Plan, log: Log) -> None:
     log.write(
         events.START,
         f"{config.files.root_path} on {config.policy.listen.text()}: {guest.vcpus} vCPU,"
-        f" {guest.memory_mib} MiB, libkrun {pair.origin}, sandbox"
+        f" {guest.memory_mib} MiB, libkrun {pair.libkrun_origin}, sandbox"
         f" {'strict' if config.sandbox else 'off'}",
         libkrun=pair.libkrun,
         vcpus=guest.vcpus,

@@ -9,7 +9,7 @@ release):
 
     up to 1.18   no escape works: a value with `"` or a backslash can't be carried
     1.19         short escapes work, \\u does not; control characters are taken as they are
-    2.x          in Rust, by serde_json: all of JSON, and nothing but JSON
+    later        in Rust, by serde_json: all of JSON, and nothing but JSON
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from krunclient.model import Features, Guest
+    from krunclient.model import Guest, LibraryPair
 
 SHORT_ESCAPES = {
     ord('"'): '\\"',
@@ -55,11 +55,11 @@ C_INIT = Dialect(escapes=SHORT_ESCAPES, forbidden="", terminator="\0", max_argum
 RUST_INIT = Dialect(escapes=ALL_ESCAPES, forbidden="", terminator="", max_arguments=None)
 
 
-def dialect_of(features: Features) -> Dialect:
+def dialect_of(pair: LibraryPair) -> Dialect:
     """What the init inside a libkrun understands."""
-    if features.generation == "2.x":
+    if pair.init == "Rust":
         return RUST_INIT
-    if features.krun_fs_add_overlay_file:
+    if pair.features.krun_fs_add_overlay_file:
         return C_INIT
     return C_INIT_WITHOUT_ESCAPES
 

@@ -54,7 +54,7 @@ def run(plan: Plan, libc: Libc, supervisor: int) -> NoReturn:
     # Before the change of user: root's cache, where the libraries are, is closed to others.
     pair = plan.facts.libraries
     krun = start.load(libc, pair)
-    dialect = initfile.dialect_of(pair.features)
+    dialect = initfile.dialect_of(pair)
     init_file = initfile.encode(plan.facts.exec_path, plan.config.guest, dialect)
     if plan.config.user is not None:
         privileges.switch_user(plan.config.user)

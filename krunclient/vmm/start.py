@@ -50,7 +50,8 @@ def start(plan: Plan, libc: Libc, krun: Krun, init_file: Secret, root: str) -> N
     libc.clearenv()
     guest, features = plan.config.guest, plan.facts.libraries.features
     try:
-        _init_log(plan, libc, krun)
+        libc.setenv(b"RUST_LOG", libkrun.LOG_FILTER, 1)
+        krun.krun_init_log(LOG, libkrun.LOG_LEVEL_ERROR, libkrun.LOG_STYLE_NEVER, 0)
         context = Context(krun, features)
         context.set_vm_config(guest.vcpus, guest.memory_mib)
         # Without a sandbox it is ROOT_PATH itself, which only libkrun can keep whole.
@@ -68,16 +69,6 @@ def start(plan: Plan, libc: Libc, krun: Krun, init_file: Secret, root: str) -> N
             "--console shows libkrun's own log",
         ) from None
     raise OSError(errno.EINVAL, "krun_start_enter: it has returned")
-
-
-def _init_log(plan: Plan, libc: Libc, krun: Krun) -> None:
-    """Before 1.13 the log can go to stderr alone, which is the guest's."""
-    if plan.facts.libraries.features.krun_init_log:
-        libc.setenv(b"RUST_LOG", libkrun.LOG_FILTER, 1)
-        krun.krun_init_log(LOG, libkrun.LOG_LEVEL_ERROR, libkrun.LOG_STYLE_NEVER, 0)
-    else:
-        shown = plan.config.console
-        krun.krun_set_log_level(libkrun.LOG_LEVEL_ERROR if shown else libkrun.LOG_LEVEL_OFF)
 
 
 class Context:

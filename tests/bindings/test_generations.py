@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -53,7 +54,6 @@ END = ["krun_set_port_map", "krun_set_port_map", "krun_start_enter"]
 @pytest.mark.parametrize(
     ("generation", "expected"),
     [
-        (109, ["krun_set_log_level", *START, "krun_set_root", *END]),
         (113, ["krun_init_log", *START, "krun_set_root", *END]),
         (116, ["krun_init_log", *START, "krun_set_root", *CONSOLE, *END]),
         (117, ["krun_init_log", *START, "krun_set_root", *CONSOLE, *VSOCK, *END]),
@@ -78,6 +78,25 @@ def test_1x_gets_what_it_has_functions_for_and_implicit_devices_are_off(
     ended, calls = record(generation)
     assert (ended.status, ended.stderr) == (5, b"")
     assert functions(calls) == expected
+
+
+def test_upstreams_newest_has_the_functions_of_1_19_and_an_init_that_reads_strict_json(
+    record: Recorded,
+) -> None:
+    calls = {generation: record(generation)[1] for generation in (119, 120)}
+    assert functions(calls[119]) == functions(calls[120])
+    files = {
+        generation: next(call for call in of if call.startswith("krun_fs_add_overlay_file"))
+        for generation, of in calls.items()
+    }
+    assert files[119].startswith(files[120])  # which lacks the NUL at the end
+
+
+def test_a_libkrun_older_than_1_13_is_69(record: Recorded, tmp_path: Path) -> None:
+    libkrun, _ = recorder.build(tmp_path, recorder.TOO_OLD)
+    ended, calls = record(recorder.NEWEST, f"--libkrun={libkrun}")
+    assert (ended.status, calls) == (69, [])
+    assert "use libkrun 1.13 or later, or the bundled one" in ended.error
 
 
 def test_a_value_that_an_old_init_cant_carry_is_64_and_not_shown(record: Recorded) -> None:

@@ -29,7 +29,7 @@ def test_the_plan_is_one_json_object_with_the_secret_hidden(root: Path, tmp_path
     assert plan["policy"] == {"listen": "127.0.0.1:30555", "allow": ["127.0.0.1:8443"]}
     assert plan["app_arguments"] == ["x y"]
     assert plan["variables"]["INTERNAL_SECRET"] == plan["variables"]["A"] == "***"
-    assert (plan["libraries"]["origin"], plan["libraries"]["api"]) == ("given", "2.x")
+    assert (plan["libraries"]["libkrun_origin"], plan["libraries"]["api"]) == ("given", "2.x")
     assert plan["confinement"]["user_namespace"] == (os.geteuid() != 0)
     assert b"hidden" not in ended.stdout
 

@@ -31,7 +31,7 @@ PROGRAMS = {
     "file": "file",
     "ip": "iproute2",
 }
-INHERITED = ("PATH", "PYTHONPATH")  # which nox sets
+INHERITED = ("PATH", "PYTHONPATH", "KRUNCLIENT_LIBKRUN", "KRUNCLIENT_LIBKRUNFW")
 UNEXPECTED_END = 255
 ATTEMPTS = 2
 
@@ -115,7 +115,11 @@ class Host:
                 "chmod 666 /dev/kvm",
                 f"cd {shlex.quote(str(TOP))}",
                 "export HOME=/root LANG=C.UTF-8",
-                *(f"export {name}={shlex.quote(os.environ[name])}" for name in INHERITED),
+                *(
+                    f"export {name}={shlex.quote(os.environ[name])}"
+                    for name in INHERITED
+                    if name in os.environ
+                ),
                 f"{shlex.join(self.command)} >{shlex.quote(str(output))} 2>&1",
                 f"echo $? >{shlex.quote(str(status))}",
             ]

@@ -2,7 +2,7 @@
  * A test part: a library with libkrun's symbols that records what it was called with.
  *
  * It stands in for libkrun only where the thing under test is the caller. GENERATION says which
- * symbols it has: 109, 113, 116, 117, 118, 119 for 1.9 to 1.19, 200 for 2.x. A file of its own
+ * symbols it has: 109, 113, 116, 117, 118, 119 for 1.9 to 1.19, 120 for upstream's main, 200 for 2.x. A file of its own
  * name and ".settings" says where each call is written to as a line, the status that
  * krun_start_enter ends the process with, and, if any, the function that shall fail.
  *
@@ -25,6 +25,15 @@
 
 /* What a launcher looks for to find the libkrunfw that belongs to this library. */
 __attribute__((used)) static const char krunfw_name[] = "libkrunfw.so.5";
+
+/* And which init is inside: in C, or in Rust. */
+#ifndef INIT
+#define INIT (GENERATION < 120 ? "Error parsing config file" : "serde_json /.krun_config.json")
+#endif
+__attribute__((used)) static const char *init(void)
+{
+    return INIT;
+}
 
 static FILE *record;
 static char failing[64];
@@ -92,11 +101,6 @@ int32_t krun_set_exec(uint32_t ctx, const char *path, const char *const argv[],
                       const char *const envp[])
 {
     return call("krun_set_exec", " %u %s %d %d", ctx, path, argv != NULL, envp != NULL);
-}
-
-int32_t krun_set_log_level(uint32_t level)
-{
-    return call("krun_set_log_level", " %u", level);
 }
 
 int32_t krun_start_enter(uint32_t ctx)

@@ -10,19 +10,23 @@ from tests.framework.launch import Ended
 from tests.framework.paths import TOP
 
 SOURCE = TOP / "tests/framework/recorder.c"
-GENERATIONS = (109, 113, 116, 117, 118, 119, 200)
+GENERATIONS = (113, 116, 117, 118, 119, 120, 200)
+TOO_OLD = 109
 NEWEST = GENERATIONS[-1]
 # A launch with the library of one generation: how it ended, and the calls that it made.
 Recorded = Callable[..., tuple[Ended, list[str]]]
 
 
-def build(directory: Path, generation: int, taken_over: str = "") -> tuple[Path, Path]:
+def build(
+    directory: Path, generation: int, taken_over: str = "", *options: str
+) -> tuple[Path, Path]:
     """A libkrun that records, and a libkrunfw with nothing in it but the soname.
 
     `taken_over` is C code with a function of that name, which runs where the guest would.
     """
     libkrun, libkrunfw = directory / f"libkrun-{generation}.so", directory / "libkrunfw.so.5"
-    compile_library(libkrun, SOURCE.read_text() + taken_over, f"-DGENERATION={generation}")
+    source = SOURCE.read_text() + taken_over
+    compile_library(libkrun, source, f"-DGENERATION={generation}", *options)
     if not libkrunfw.exists():
         compile_library(libkrunfw, "int krunfw_get_version(void) { return 5; }")
     return libkrun, libkrunfw

@@ -18,7 +18,7 @@ NO_LIMITS = dict.fromkeys(libc.RLIMITS, 2**64 - 1)  # RLIM_INFINITY
 ROOT, PORT = "/srv/app", 30000
 
 # What the generations of libkrun have, by their headers.
-V1_09 = Features.of(lambda name: name == "krun_set_root")
+V1_13 = Features.of(lambda name: name == "krun_set_root")
 V1_19 = Features.of(lambda name: name != "krun_set_egress_policy")
 V2 = Features.of(lambda name: "implicit" not in name and name != "krun_set_root")
 
@@ -44,7 +44,14 @@ def facts(
     machine: str = "x86_64",
     hard_limits: Mapping[str, int] | None = None,
 ) -> HostFacts:
-    pair = LibraryPair(libkrun="/a", libkrunfw="/b", origin="given", features=features)
+    pair = LibraryPair(
+        libkrun="/a",
+        libkrunfw="/b",
+        libkrun_origin="given",
+        libkrunfw_origin="given",
+        features=features,
+        init="Rust" if features is V2 else "C",
+    )
     return HostFacts(
         architecture=ARCHITECTURES[machine],
         exec_path="/bin/app",

@@ -11,7 +11,7 @@ from krunclient import plan
 from krunclient.errors import HostError
 from krunclient.model import Features
 from krunclient.plan import Plan
-from tests.framework.stages import V1_09, V1_19, V2, facts, planned, settings
+from tests.framework.stages import V1_13, V1_19, V2, facts, planned, settings
 
 
 def printed(of: Plan) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_a_start_as_root_makes_no_user_namespace_and_any_other_does(
     assert ("RLIMIT_NPROC" in confinement["limits"]) is user_namespace
 
 
-@pytest.mark.parametrize(("features", "needs_file"), [(V1_09, True), (V1_19, False), (V2, False)])
+@pytest.mark.parametrize(("features", "needs_file"), [(V1_13, True), (V1_19, False), (V2, False)])
 def test_the_file_for_init_is_mounted_where_libkrun_cant_serve_it(
     features: Features, needs_file: bool
 ) -> None:
@@ -73,12 +73,19 @@ def test_without_a_sandbox_there_is_no_confinement_and_libkrun_gets_the_hosts_po
 
 def test_without_a_sandbox_a_libkrun_that_cant_keep_the_root_whole_is_refused() -> None:
     planned("--sandbox=off", of=facts(V1_19))
-    planned(of=facts(V1_09))
+    planned(of=facts(V1_13))
     with pytest.raises(HostError, match="krun_fs_add_overlay_file"):
-        planned("--sandbox=off", of=facts(V1_09))
+        planned("--sandbox=off", of=facts(V1_13))
 
 
 def test_libkruns_own_policy_has_each_allowed_address_once() -> None:
     found = planned("--allow=[::1]:5", "--allow=10.0.0.1:6", "--allow=10.0.0.1:7")
     assert found.egress_cidrs == ("0:0:0:0:0:0:0:1/128", "10.0.0.1/32")
     assert planned("--allow=none").egress_cidrs == ()
+
+
+def test_a_root_that_is_set_the_old_way_takes_a_window_of_memory() -> None:
+    old, new = planned(of=facts(V1_13)).confinement, planned().confinement
+    assert old is not None
+    assert new is not None
+    assert old.limits["RLIMIT_DATA"] - new.limits["RLIMIT_DATA"] == 512 * 2**20

@@ -17,6 +17,8 @@ from tests.framework.ports import next_port
 from tests.framework.roots import HTTPD, busybox_root, open_to
 from tests.framework.users import USER
 
+# Another pair than the bundled one: KRUNCLIENT_LIBKRUN=/... dist-scripts/nox -s vm
+LIBRARIES = ("KRUNCLIENT_LIBKRUN", "KRUNCLIENT_LIBKRUNFW")
 # An overlay can't stand on another overlay, which /tmp of an emulated host is.
 SCRATCH = Path("/dev/shm/krunclient-tests")
 
@@ -43,6 +45,7 @@ def launcher(scratch: Path) -> Launcher:
             "XDG_CACHE_HOME": str(cache),
             "HOST": "example.test",
             "INTERNAL_SECRET": "s3cret",
+            **{name: os.environ[name] for name in LIBRARIES if name in os.environ},
         },
         directory=scratch,
     )

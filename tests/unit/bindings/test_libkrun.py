@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from krunclient.bindings.libkrun import Krun
 from krunclient.model import Features
-from tests.framework.stages import V1_09, V1_19, V2
+from tests.framework.stages import V1_13, V1_19, V2
 
 
 def test_the_features_are_the_optional_functions() -> None:
@@ -17,4 +17,4 @@ def test_the_features_are_the_optional_functions() -> None:
 
 
 def test_the_generation_is_told_by_the_root() -> None:
-    assert [one.generation for one in (V1_09, V1_19, V2)] == ["1.x", "1.x", "2.x"]
+    assert [one.generation for one in (V1_13, V1_19, V2)] == ["1.x", "1.x", "2.x"]

@@ -13,6 +13,7 @@ from krunclient.errors import HostError
 from krunclient.host import libraries
 from krunclient.model import Features
 from tests.framework import recorder
+from tests.framework.paths import TOP
 from tests.framework.stages import LIBC
 
 
@@ -44,14 +45,14 @@ def test_without_any_it_is_said_where_they_were_looked_for(host: Path) -> None:
 def test_the_bundled_pair_comes_before_the_systems(host: Path, pair: tuple[Path, Path]) -> None:
     put(pair, host / "lib", "libkrun.so.1", "libkrunfw.so.5")
     found = libraries.find(None, None, X86_64)
-    assert found.origin == "system"
+    assert (found.libkrun_origin, found.libkrunfw_origin) == ("system", "system")
     assert (found.libkrun, found.libkrunfw) == (
         f"{host}/lib/libkrun.so.1",
         f"{host}/lib/libkrunfw.so.5",
     )
     put(pair, host / "bundled/x86_64", "libkrun.so", "libkrunfw.so")
     found = libraries.find(None, None, X86_64)
-    assert found.origin == "bundled"
+    assert (found.libkrun_origin, found.libkrunfw_origin) == ("bundled", "bundled")
     assert found.libkrunfw == f"{host}/bundled/x86_64/libkrunfw.so"
     # Each architecture has a pair of its own.
     with pytest.raises(HostError, match="no library for aarch64"):
@@ -61,9 +62,14 @@ def test_the_bundled_pair_comes_before_the_systems(host: Path, pair: tuple[Path,
 def test_what_is_given_comes_before_all(host: Path, pair: tuple[Path, Path]) -> None:
     put(pair, host / "bundled/x86_64", "libkrun.so", "libkrunfw.so")
     found = libraries.find(str(pair[0]), str(pair[1]), X86_64)
-    assert (found.libkrun, found.libkrunfw, found.origin) == (str(pair[0]), str(pair[1]), "given")
-    assert libraries.find(str(pair[0]), None, X86_64).libkrunfw.startswith(str(host))
-    assert libraries.find(None, str(pair[1]), X86_64).libkrun.startswith(str(host))
+    assert (found.libkrun, found.libkrunfw) == (str(pair[0]), str(pair[1]))
+    assert (found.libkrun_origin, found.libkrunfw_origin) == ("given", "given")
+    mixed = libraries.find(str(pair[0]), None, X86_64)
+    assert mixed.libkrunfw.startswith(str(host))
+    assert (mixed.libkrun_origin, mixed.libkrunfw_origin) == ("given", "bundled")
+    mixed = libraries.find(None, str(pair[1]), X86_64)
+    assert mixed.libkrun.startswith(str(host))
+    assert (mixed.libkrun_origin, mixed.libkrunfw_origin) == ("bundled", "given")
 
 
 def test_a_libkrunfw_is_looked_for_beside_its_libkrun(host: Path, pair: tuple[Path, Path]) -> None:
@@ -79,6 +85,32 @@ def test_what_a_libkrun_can_do_is_read_without_loading_it(tmp_path: Path, genera
     read = libraries.read_features(str(path), X86_64)
     loaded = libkrun.load(LIBC, str(path), str(libkrunfw))
     assert read == Features.of(loaded.has)
+
+
+@pytest.mark.parametrize("generation", recorder.GENERATIONS)
+def test_which_init_a_libkrun_has_is_told_by_its_bytes(tmp_path: Path, generation: int) -> None:
+    path, libkrunfw = recorder.build(tmp_path, generation)
+    init = libraries.find(str(path), str(libkrunfw), X86_64).init
+    # Not by krun_set_root, which upstream's newest have as well.
+    assert init == ("C" if generation < 120 else "Rust")
+
+
+def test_the_bundled_libkruns_init_is_what_is_said_of_it() -> None:
+    bundled = TOP / "build/site-packages/krunclient/bundled/x86_64/libkrun.so"
+    assert libraries.read_init(str(bundled)) == libraries.BUNDLED_INIT
+
+
+def test_a_libkrun_whose_init_cant_be_told_is_refused(tmp_path: Path) -> None:
+    for init in ("another", "serde_json"):
+        path, libkrunfw = recorder.build(tmp_path, recorder.NEWEST, "", f'-DINIT="{init}"')
+        with pytest.raises(HostError, match="the init inside it is none that krunclient knows"):
+            libraries.find(str(path), str(libkrunfw), X86_64)
+
+
+def test_a_libkrun_that_cant_tell_the_apps_status_is_refused(tmp_path: Path) -> None:
+    path, libkrunfw = recorder.build(tmp_path, recorder.TOO_OLD)
+    with pytest.raises(HostError, match=r"use libkrun 1\.13 or later, or the bundled one"):
+        libraries.find(str(path), str(libkrunfw), X86_64)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x7fELF\x02\x01"])

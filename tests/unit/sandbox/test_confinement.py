@@ -17,6 +17,7 @@ def confinement(
     uid: int = 1000,
     landlock_abi: int = 6,
     hard_limits: dict[str, int] | None = None,
+    window_mib: int = 0,
 ) -> Confinement:
     config = settings(*words)
     return make(
@@ -26,6 +27,7 @@ def confinement(
         vmm_uid=uid,
         landlock_abi=landlock_abi,
         hard_limits={**NO_LIMITS, **(hard_limits or {})},
+        window_mib=window_mib,
         init_file=None,
     )
 
@@ -67,3 +69,9 @@ def test_no_limit_is_above_what_the_process_may_have() -> None:
     limits = confinement(hard_limits={"RLIMIT_NOFILE": 20000}).limits
     assert limits["RLIMIT_NOFILE"] == 20000
     assert limits["RLIMIT_DATA"] == confinement().limits["RLIMIT_DATA"]
+
+
+def test_memory_that_libkrun_maps_beside_the_guests_is_not_the_vmms_own() -> None:
+    more = confinement(window_mib=512)
+    for name in ("RLIMIT_DATA", "RLIMIT_AS"):
+        assert more.limits[name] - confinement().limits[name] == 512 * MIB

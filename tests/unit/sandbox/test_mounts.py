@@ -29,6 +29,11 @@ def test_writes_go_to_memory_or_to_the_overlay_directory() -> None:
     assert "MemoryLayer" not in kinds(overlay="/o")
 
 
+def test_the_place_of_the_init_file_is_in_no_layer_that_stays() -> None:
+    steps = kinds(overlay="/o", init_file="/.krun_config.json")
+    assert steps.index("PlaceForInitFile") < steps.index("Overlay") < steps.index("InitFile")
+
+
 def test_a_configuration_file_is_mounted_only_where_libkrun_cant_serve_it() -> None:
     assert "InitFile" not in kinds()
     assert kinds(init_file="/.krun_config.json")[-2] == "InitFile"
