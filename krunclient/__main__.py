@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.plan import Plan
 
+STARTED_AGAIN = "krunclient-started-again"  # an option to Python that it keeps and does not know
 LOADER_VARIABLES = (b"LD_LIBRARY_PATH", b"LD_PRELOAD", b"LD_AUDIT")  # ld.so(8)
 
 
@@ -102,11 +103,13 @@ def _start_again_without(variables: tuple[bytes, ...]) -> None:
     """The dynamic loader has read them for good: only a new process is free of them.
 
     A process manager may set LD_LIBRARY_PATH to a directory of the app's, and what libkrun is
-    linked to would be looked for there first.
+    linked to would be looked for there first. Once is enough: what comes back at each exec, by an
+    LD_PRELOAD of a host that is set up so, would come back for ever.
     """
     environment = {n: value for n, value in os.environb.items() if n not in variables}
-    if len(environment) < len(os.environb):
-        os.execve(sys.executable, sys.orig_argv, environment)
+    if len(environment) < len(os.environb) and STARTED_AGAIN not in sys._xoptions:
+        python, *rest = sys.orig_argv
+        os.execve(sys.executable, [python, f"-X{STARTED_AGAIN}", *rest], environment)
 
 
 def main() -> None:

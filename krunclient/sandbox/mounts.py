@@ -59,7 +59,9 @@ DESCRIPTORS = "proc/self/fd"
 UPPER, WORK = "upper", "work"  # below an overlay's layer, the one for its writes
 INIT_FILE_SOURCE = "init-file"
 INIT_LAYER = "init-layer"
-SKELETON_BYTES = 2**20
+# A bound until the new root is closed to writes. It may have to hold the file for init: execve(2)
+# bounds its arguments and variables to some megabytes, and escapes can make them six times as long.
+SKELETON_BYTES = 2**25
 # An inode takes about 1 KiB of kernel memory that the size of a tmpfs does not count.
 BYTES_PER_INODE = 4096
 NOSUID_NODEV = MS_NOSUID | MS_NODEV

@@ -5,6 +5,8 @@
   "using vmm exit code" (src/vmm/src/lib.rs, 1.10 to 2.x).
 - What the guest's kernel prints on its console, which comes as errors of the console's port.
 - libkrun's own errors, which go to krunclient's log, marked as such.
+- That a thread of libkrun has panicked, which Rust's runtime says on standard error: the others go
+  on, and whoever waits for that one waits for good.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ MAX_OWN_ERRORS = 20  # a guest may be able to cause them
 
 
 class LibkrunLog:
-    """`without_status` as above. With `console` each error is shown as it is."""
+    """`without_status` as above. `thread_panic` is the message of the first thread of libkrun that
+    panicked, empty if none did. With `console` each error is shown as it is.
+    """
 
     def __init__(self, log: Log, *, console: bool) -> None:
         self.without_status = False
@@ -34,6 +38,8 @@ class LibkrunLog:
         self._incomplete = b""
         self._last_error = ""
         self._panic = ""
+        self._panicking = ""
+        self.thread_panic = ""
         self._own_errors = 0
 
     def feed(self, data: bytes) -> None:
@@ -44,10 +50,15 @@ class LibkrunLog:
 
     def reason(self) -> str:
         """The likely cause, in parentheses to follow a sentence; empty if unknown."""
-        cause = self._panic or self._last_error
+        cause = self._panic or self.thread_panic or self._last_error
         return f" ({cause})" if cause else ""
 
     def _line(self, line: str) -> None:
+        if self._panicking and not self.thread_panic:
+            self.thread_panic = f"{self._panicking} {line.strip()}"[:MAX_MESSAGE_CHARACTERS]
+        if line.startswith("thread '") and " panicked at " in line:
+            self._panicking = line.strip()
+            return
         head, _, message = line.partition("] ")
         level, _, target = head.partition(" ")[2].strip().partition(" ")
         module = target.strip().removeprefix("krun_")

@@ -112,7 +112,7 @@ class Watch:
         _, wait_status, used = os.wait4(self._child.pid, 0)
         # What was written before the end is still in the pipes, as much as they hold.
         for _ in range(MAX_PIPE_BYTES // PIPE_READ_BYTES):
-            self._on_log()
+            self._libkrun_log.feed(self._read(self._child.log))
         self._report.feed(self._read(self._child.report))
         self._report.take_listener()
         end = End(
@@ -151,6 +151,15 @@ class Watch:
 
     def _on_log(self) -> None:
         self._libkrun_log.feed(self._read(self._child.log))
+        if self._libkrun_log.thread_panic and self._failure is None:
+            self._fail(
+                VmError(
+                    "the VM was ended",
+                    self._plan.config.files.root_path,
+                    f"libkrun's {self._libkrun_log.thread_panic}",
+                    "look for file names that are not UTF-8, and at the limit on open files",
+                )
+            )
 
     def _on_report(self) -> None:
         """The child is under its filter and waits to be let go, or it tells why it could not."""

@@ -10,12 +10,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
 
-# Beside 0, 1 and 2, which become the guest's; the overlay's claim follows.
-LOG, REPORT, GO = 3, 4, 5
+# Beside 0 and 1, which become the guest's; the overlay's claim follows. The guest's standard error
+# is a descriptor of its own, so that libkrun's can lead to the supervisor.
+LOG, REPORT, GO, GUEST_STDERR = 3, 4, 5, 6
 
 
-def keep(libc: Libc, inherited: tuple[int, ...]) -> None:
+def keep(libc: Libc, log: int, report: int, go: int, overlay_claim: tuple[int, ...]) -> None:
     """Leave the child 0 to 2 and these, from LOG on, and nothing else. Raises VmError."""
+    inherited = (log, report, go, 2, *overlay_claim)
     above = max(*inherited, LOG + len(inherited)) + 1
     try:
         for position, descriptor in enumerate(inherited):
@@ -53,3 +55,11 @@ def leave_the_terminal() -> None:
                     f"{reason(error)}: it is a terminal of another user",
                     "redirect it, through a pipe to cat, say",
                 ) from None
+    os.dup2(2, GUEST_STDERR, inheritable=False)
+
+
+def send_stderr_to_the_log() -> None:
+    """What libkrun writes to standard error by itself, such as the message of a thread that
+    panicked, is the supervisor's to read: beside the app's output nobody would know whose it is.
+    """
+    os.dup2(LOG, 2)

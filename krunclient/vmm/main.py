@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
     """Never returns. An error goes to the supervisor, which alone speaks to the user."""
-    report_to = inherited[1]
+    log, report_to, go, *overlay_claim = inherited
     try:
-        descriptors.keep(libc, inherited)
+        descriptors.keep(libc, log, report_to, go, tuple(overlay_claim))
         report_to = descriptors.REPORT
         run(plan, libc, supervisor)
     except BaseException as error:

@@ -10,7 +10,7 @@ from krunclient.bindings import libkrun
 from krunclient.bindings.libkrun import ROOT_TAG, TSI_HIJACK_INET, Krun, KrunError, LoadError
 from krunclient.errors import LIMITS, SEE_LIMITS, HostError, VmError
 from krunclient.model import INIT_FILE, Features
-from krunclient.vmm.descriptors import LOG
+from krunclient.vmm import descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,14 +51,16 @@ def start(plan: Plan, libc: Libc, krun: Krun, init_file: Secret, root: str) -> N
     guest, features = plan.config.guest, plan.facts.libraries.features
     try:
         libc.setenv(b"RUST_LOG", libkrun.LOG_FILTER, 1)
-        krun.krun_init_log(LOG, libkrun.LOG_LEVEL_ERROR, libkrun.LOG_STYLE_NEVER, 0)
+        krun.krun_init_log(descriptors.LOG, libkrun.LOG_LEVEL_ERROR, libkrun.LOG_STYLE_NEVER, 0)
         context = Context(krun, features)
         context.set_vm_config(guest.vcpus, guest.memory_mib)
         # Without a sandbox it is ROOT_PATH itself, which only libkrun can keep whole.
         context.set_root(os.fsencode(root), read_only=plan.confinement is None)
         if features.krun_fs_add_overlay_file:  # else it is in the root already
             context.add_file(INIT_FILE, init_file.reveal().encode())
-        context.set_console(0, 1, 2)
+        if features.krun_add_virtio_console_default:  # else the guest's console takes 0, 1 and 2
+            descriptors.send_stderr_to_the_log()
+            context.set_console(0, 1, descriptors.GUEST_STDERR)
         context.set_network(plan.host_port, plan.config.policy.guest_port, plan.egress_cidrs)
         context.start_enter()
     except KrunError as error:
@@ -102,8 +104,6 @@ class Context:
         )
 
     def set_console(self, stdin: int, stdout: int, stderr: int) -> None:
-        if not self._features.krun_add_virtio_console_default:
-            return  # the implicit console takes 0, 1 and 2
         if self._features.krun_disable_implicit_console:
             self._krun.krun_disable_implicit_console(self._id)
         self._krun.krun_add_virtio_console_default(self._id, stdin, stdout, stderr)

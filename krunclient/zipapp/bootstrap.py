@@ -53,6 +53,9 @@ def start(archive: str, build_id: str) -> None:
         target = os.path.join(directory, name)
         if is_trusted(directory) and is_whole(target):
             break
+        if takes_a_copy(directory):
+            target = _extract(archive, name, directories)
+            break
     else:
         target = _extract(archive, name, directories)
     sys.path.insert(0, os.path.join(target, "site-packages"))
@@ -82,6 +85,20 @@ def cache_directories(environ: "Mapping[str, str]", user: int) -> "list[str]":
         if parent.startswith("/"):
             directories.append(os.path.join(parent, "krunclient-%d" % user))
     return [os.path.realpath(directory) for directory in directories]
+
+
+def takes_a_copy(directory: str) -> bool:
+    """Whether a better place than those after it can be had: it is there and can be written to, or
+    can be made. A copy in one of those must not keep it from being used.
+    """
+    existing = directory
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    try:
+        guarded = is_trusted(directory) if existing == directory else is_guarded(existing)
+        return guarded and os.access(existing, os.W_OK)
+    except OSError:
+        return False
 
 
 def is_trusted(directory: str) -> bool:

@@ -29,7 +29,7 @@ def test_2x_gets_explicit_devices_and_a_file_in_memory(record: Recorded) -> None
         "krun_init_log 3 1 2 0",
         "krun_create_ctx",
         "krun_set_vm_config 7 2 256",
-        "krun_add_virtio_console_default 7 0 1 2",
+        "krun_add_virtio_console_default 7 0 1 6",
         "krun_add_vsock 7 1",
         "krun_set_port_map[0] 8080:8080",
         "krun_set_port_map 7",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.framework import recorder
 from tests.framework.launch import Launcher, ignore_stops
 from tests.framework.namespaces import UNSHARE
 from tests.framework.paths import EXECUTABLE, SCRIPTS, TOP
@@ -175,6 +176,52 @@ def test_a_start_with_loader_variables_is_made_again_without_them(
     last = max(number for number, text in enumerate(lines) if str(tmp_path / "app/lib") in text)
     libkrun = min(number for number, text in enumerate(lines) if "libkrun" in text)
     assert last < libkrun
+
+
+def test_a_preload_that_comes_back_at_each_exec_is_no_endless_loop(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    library = tmp_path / "preload.so"
+    recorder.compile_library(
+        library,
+        """
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <stdlib.h>
+        #include <string.h>
+        int execve(const char *path, char *const argv[], char *const envp[])
+        {
+            int (*real)(const char *, char *const *, char *const *);
+            char *more[4096];
+            int count = 0;
+            *(void **)&real = dlsym(RTLD_NEXT, "execve");
+            for (; envp[count] && count < 4000; count++)
+                more[count] = envp[count];
+            more[count++] = getenv("KEPT_PRELOAD");
+            more[count] = 0;
+            return real(path, argv, more);
+        }
+        """,
+    )
+    kept = f"LD_PRELOAD={library}"
+    variables = {"LD_PRELOAD": str(library), "KEPT_PRELOAD": kept}
+    ended = launcher.run("--version", env=variables, timeout=20)
+    assert (ended.stdout, ended.status) == (VERSION, 0)
+
+
+def test_a_better_place_for_the_copy_is_made_whatever_lies_elsewhere(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    elsewhere = {"TMPDIR": str(tmp_path)}
+    runs(Launcher([EXECUTABLE], elsewhere))
+    assert list(tmp_path.glob("krunclient-*"))
+    for variable, place in (("XDG_CACHE_HOME", "not/there/yet"), ("HOME", "home/not/there")):
+        runs(Launcher([EXECUTABLE], {**elsewhere, variable: str(tmp_path / place)}))
+        extracted(tmp_path / place / (".cache" if variable == "HOME" else ""))
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o777)
+    closed.chmod(0o777)  # others could change it: then the other copy serves
+    runs(Launcher([EXECUTABLE], {**elsewhere, "XDG_CACHE_HOME": str(closed)}))
+    assert not list(closed.iterdir())
 
 
 def test_stops_that_were_ignored_at_the_start_are_heard_from_the_first_stage_on() -> None:

@@ -42,8 +42,9 @@ PROCESSORS = "1"
 # these byte by byte, and slowly where the page has held code, as a former guest's memory has: a
 # boot takes twice as long.
 KERNEL_OPTIONS = "clearcpuid=erms"
-# No test is silent for longer, unless its host hangs.
-SILENT_SECONDS = 300
+# A host says that it lives as often as this, whatever its tests do, and hangs if it is silent.
+HEARTBEAT_SECONDS = 5
+SILENT_SECONDS = 180
 
 
 def how_many() -> int:
@@ -93,6 +94,10 @@ class Host:
     timeout: float
     interrupted: threading.Event
 
+    @property
+    def heartbeat(self) -> Path:
+        return self.directory / "heartbeat"
+
     def run(self) -> int:
         """A host that crashed or hung says nothing about the tests: then another one runs them."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -109,8 +114,10 @@ class Host:
         status, output = self.directory / "status", self.directory / "output.log"
         status.unlink(missing_ok=True)
         output.write_bytes(b"")
+        beat = shlex.quote(str(self.heartbeat))
         script = "\n".join(
             [
+                f"(while date >{beat}; do sleep {HEARTBEAT_SECONDS}; done) &",
                 "modprobe -a kvm_amd overlay",
                 "chmod 666 /dev/kvm",
                 f"cd {shlex.quote(str(TOP))}",
@@ -152,13 +159,15 @@ class Host:
 
     def _follow(self, process: subprocess.Popen[bytes], output: Path) -> None:
         deadline = time.monotonic() + self.timeout
-        heard = time.monotonic()
+        heard, heartbeat = time.monotonic(), 0
         with output.open("rb") as lines:
             incomplete = b""
             while True:
                 ended = process.poll() is not None
+                last = self.heartbeat.stat().st_mtime_ns if self.heartbeat.exists() else 0
+                if last != heartbeat:
+                    heard, heartbeat = time.monotonic(), last
                 while chunk := lines.read(65536):
-                    heard = time.monotonic()
                     whole, newline, incomplete = (incomplete + chunk).rpartition(b"\n")
                     _show(whole + newline)
                 if ended:

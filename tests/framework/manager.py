@@ -36,11 +36,11 @@ class App:
     errors: list[str] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
 
-    def is_healthy(self) -> bool:
+    def is_healthy(self, timeout: float = HEALTH_TIMEOUT) -> bool:
         """200 and a JSON object."""
         try:
             url = f"http://localhost:{self.port}/api/status"
-            with urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT) as answer:
+            with urllib.request.urlopen(url, timeout=timeout) as answer:
                 return answer.status == 200 and isinstance(json.load(answer), dict)
         except (OSError, ValueError):
             return False
@@ -55,10 +55,13 @@ class Manager:
         environment: Mapping[str, str],
         apps: Sequence[App],
         user: int | None = None,
+        slowness: float = 1,
     ) -> None:
+        """On a host that is `slowness` times as slow as real ones, so is the manager's clock."""
         self._krunclient = krunclient
         self._environment = {**environment, "HOST": "example.test", "INTERNAL_SECRET": "s3cret"}
         self._user = user
+        self._slowness = slowness
         self._stopping = threading.Event()
         self.apps = apps
         self._threads = [threading.Thread(target=self._run, args=(app,)) for app in apps]
@@ -123,23 +126,22 @@ class Manager:
         """Until its end, which is brought about by failures in a row, or by a stop."""
         pause, failures = CHECK_UNTIL_HEALTHY, 0
         while process.poll() is None:
-            due = time.monotonic() + pause
+            due = time.monotonic() + pause * self._slowness
             while process.poll() is None and time.monotonic() < due:
                 if self._stopping.wait(0.05):
-                    _stop(process)
+                    self._stop(process)
                     return
-            if app.is_healthy():
+            if app.is_healthy(HEALTH_TIMEOUT * self._slowness):
                 pause, failures = CHECK_WHEN_HEALTHY, 0
             else:
                 failures += 1
                 if failures == FAILURES_IN_A_ROW:
-                    _stop(process)
+                    self._stop(process)
 
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_SECONDS * self._slowness)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -258,6 +258,23 @@ def processor_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+PANICS = r"""
+    dprintf(2, "\nthread 'fs worker' panicked at src/fs.rs:9:5:\nnot UTF-8\n");
+    dprintf(6, "the guest's own\n");
+"""
+
+
+def test_a_thread_of_libkruns_that_panics_ends_the_vm_with_70(start: Start) -> None:
+    run = start((IGNORES_SIGINT, APP_STARTED, LISTENING, PANICS, STAYS))
+    ended = run.end()
+    assert ended.status == 70
+    assert ended.seconds < SOON + 1
+    lines = ended.stderr.splitlines()
+    assert b"the guest's own" in lines
+    (failure,) = (json.loads(line) for line in lines if b'"failed"' in line)
+    assert "thread 'fs worker' panicked at src/fs.rs:9:5: not UTF-8" in failure["why"]
+
+
 def test_an_app_that_listens_in_time_stays(start: Start) -> None:
     run = start(GRACEFUL, "--ready-timeout=2")
     run.wait_for("ready")

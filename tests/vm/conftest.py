@@ -17,6 +17,7 @@ from tests.framework.ports import next_port
 from tests.framework.roots import HTTPD, busybox_root, open_to
 from tests.framework.users import USER
 
+BOOT_SECONDS = 0.5  # with KVM, and some
 # Another pair than the bundled one: KRUNCLIENT_LIBKRUN=/... dist-scripts/nox -s vm
 LIBRARIES = ("KRUNCLIENT_LIBKRUN", "KRUNCLIENT_LIBKRUNFW")
 # An overlay can't stand on another overlay, which /tmp of an emulated host is.
@@ -49,6 +50,14 @@ def launcher(scratch: Path) -> Launcher:
         },
         directory=scratch,
     )
+
+
+@pytest.fixture(scope="session")
+def slowness(launcher: Launcher, scratch: Path) -> float:
+    """How many times as long as on a machine with KVM of its own a VM takes here, at least 1."""
+    brief = busybox_root(scratch / "brief", "exit 0")
+    seconds = max(launcher.run(brief, str(next_port())).seconds for _ in range(2))
+    return max(1.0, seconds / BOOT_SECONDS)
 
 
 @pytest.fixture(scope="session", params=["root", "user"])

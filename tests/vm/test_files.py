@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -219,3 +220,24 @@ def test_a_root_path_of_strange_characters_works(
     ended = any_launcher.run(strange, str(port))
     shutil.rmtree(strange)
     assert ended.stdout == b"here\n", ended
+
+
+@pytest.mark.parametrize("made_by", ["the host", "the guest"])
+def test_a_file_name_that_is_not_utf8_ends_its_vm_with_70_and_no_hang(
+    any_launcher: Launcher, new_root: NewRoot, port: int, made_by: str
+) -> None:
+    touch = "" if made_by == "the host" else "touch \"/names/$(printf 'b\\377d')\""
+    root = new_root(f"echo started; mkdir -p /names; {touch}; ls /names; cat /names/*; sleep 60")
+    if made_by == "the host":
+        (root / "names").mkdir()
+        Path(os.fsdecode(os.fsencode(root / "names") + b"/b\xffd")).write_text("content")
+        open_to(any_launcher.user or 0, root)
+    process = any_launcher.start(root, str(port))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"started\n"
+    started = time.monotonic()
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 70
+    assert time.monotonic() - started < 5  # emulated, the guest's own commands included
+    (line,) = (line for line in stderr.splitlines() if line.startswith(b"krunclient: error"))
+    assert b"panicked at" in line

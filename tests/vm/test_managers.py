@@ -44,12 +44,14 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_under_a_manager_like_nexushubs(launcher: Launcher, apps: list[App]) -> None:
-    with Manager(launcher.command, launcher.environment, apps) as manager:
+def test_under_a_manager_like_nexushubs(
+    launcher: Launcher, apps: list[App], slowness: float
+) -> None:
+    with Manager(launcher.command, launcher.environment, apps, slowness=slowness) as manager:
         manager.wait_until_healthy(BOOT_SECONDS)
         assert apps[1].process is not None
         apps[1].process.kill()
-        wait_until(lambda: apps[1].starts == 2, 10)
+        wait_until(lambda: apps[1].starts == 2, 10 * slowness)
         manager.wait_until_healthy(BOOT_SECONDS)
     assert [app.exits for app in apps] == [[ASKED], [-signal.SIGKILL, ASKED], [ASKED]]
     assert [app.errors for app in apps] == [[], [], []]

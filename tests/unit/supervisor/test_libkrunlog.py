@@ -61,6 +61,21 @@ def test_errors_of_libkruns_own_are_passed_on_up_to_a_bound() -> None:
     assert lines[-1] == "krunclient: warning: libkrun: further errors are left out"
 
 
+PANICKED = "thread 'fs worker' (77) panicked at src/fs.rs:9:5:\ncalled `unwrap()` on an `Err`\n"
+
+
+def test_a_thread_that_panicked_is_told_with_its_message() -> None:
+    log, _ = log_of(f"{OWN}\n{PANICKED}note: run with RUST_BACKTRACE=1\n{PANICKED}")
+    assert log.thread_panic == (
+        "thread 'fs worker' (77) panicked at src/fs.rs:9:5: called `unwrap()` on an `Err`"
+    )
+    assert log_of(OWN)[0].thread_panic == ""
+
+
+def test_the_console_cant_forge_a_panic_of_a_thread() -> None:
+    assert log_of(f"{CONSOLE}{PANICKED}")[0].thread_panic == ""
+
+
 def test_an_error_that_tells_of_nothing_wrong_is_a_note_for_debugging() -> None:
     harmless = (
         f"{STAMP}ERROR krun_devices::virtio::vsock] couldn't push pkt to queue, adding it to rxq\n"
