@@ -87,6 +87,22 @@ def _has_layers(descriptor: int) -> bool:
     return all(stat.S_ISDIR(one.st_mode) for one in found)
 
 
+def _holder(locked: os.stat_result) -> str:
+    """The process that holds a lock, by proc_locks(5), as an addition to a sentence; empty if this
+    process can't see it.
+    """
+    inode = f":{locked.st_ino}"
+    try:
+        with open("/proc/locks") as file:
+            for line in file:
+                fields = line.split()
+                if fields[1] == "FLOCK" and fields[5].endswith(inode):
+                    return f": process {fields[4]}"
+    except (OSError, IndexError):
+        pass
+    return ""
+
+
 def _lock(directory: str) -> int:
     path = os.path.join(directory, LOCK_NAME)
     what = "the overlay can't be used"
@@ -98,7 +114,8 @@ def _lock(directory: str) -> int:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise BusyError(what, directory, "another VM has it", "use another directory") from None
+        why = f"another VM has it{_holder(found)}"
+        raise BusyError(what, directory, why, "use another directory") from None
     except OSError as error:
         if error.errno in (*LIMITS, *NO_SPACE):
             raise failed_call(what, path, error, "make room on that file system") from None

@@ -2,7 +2,8 @@
 
 It starts `krunclient APP_DIRECTORY PORT` with pipes, HOST and INTERNAL_SECRET; asks for
 `/api/status` every second until that is healthy and every 15 seconds from then on; starts again
-after any exit, in 1 second at first and up to 30 later; and stops by SIGINT, 10 seconds, SIGKILL.
+after any exit, in 1 second at first and up to 30 later; and stops by SIGINT, 10 seconds (today's
+NexusHub: 5), SIGKILL.
 """
 
 from __future__ import annotations
@@ -56,12 +57,14 @@ class Manager:
         apps: Sequence[App],
         user: int | None = None,
         slowness: float = 1,
+        stop_seconds: float = STOP_SECONDS,
     ) -> None:
         """On a host that is `slowness` times as slow as real ones, so is the manager's clock."""
         self._krunclient = krunclient
         self._environment = {**environment, "HOST": "example.test", "INTERNAL_SECRET": "s3cret"}
         self._user = user
         self._slowness = slowness
+        self._stop_seconds = stop_seconds
         self._stopping = threading.Event()
         self.apps = apps
         self._threads = [threading.Thread(target=self._run, args=(app,)) for app in apps]
@@ -141,7 +144,7 @@ class Manager:
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(STOP_SECONDS * self._slowness)
+            process.wait(self._stop_seconds * self._slowness)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -57,6 +57,53 @@ def test_under_a_manager_like_nexushubs(
     assert [app.errors for app in apps] == [[], [], []]
 
 
+# What docs/NEXUSHUB.md recommends.
+RECIPE = {"KRUNCLIENT_VOLUME": "db:/db", "KRUNCLIENT_GRACE_PERIOD": "4"}
+TODAYS_STOP_SECONDS = 5
+COUNTING = f"""#!/bin/sh
+export PATH=/bin
+count=$(cat /db/count 2>/dev/null || echo 0)
+echo $((count + 1)) >/db/count
+{SCRIPT}
+"""
+
+
+@pytest.mark.timeout(600)
+def test_under_todays_nexushub_an_app_keeps_its_data(
+    launcher: Launcher, new_root: NewRoot, slowness: float
+) -> None:
+    """Its program is /app/bin/app, its data in /db, and its manager the working directory's."""
+    apps = []
+    for _ in range(2):
+        root = new_root()
+        (root / "app/bin").mkdir(parents=True)
+        (root / "app/bin/app").write_text(COUNTING)
+        (root / "app/bin/app").chmod(0o755)
+        (root / "db").mkdir()
+        apps.append(App(root, next_port()))
+
+    def counts() -> list[int]:
+        return [int((app.directory / "db/count").read_text()) for app in apps]
+
+    environment = {**launcher.environment, **RECIPE}
+    for run in (1, 2):  # the manager is started again
+        with Manager(
+            *(launcher.command, environment, apps),
+            slowness=slowness,
+            stop_seconds=TODAYS_STOP_SECONDS,
+        ) as manager:
+            manager.wait_until_healthy(BOOT_SECONDS * slowness)
+            if run == 1:
+                assert counts() == [1, 1]
+                assert apps[0].process is not None
+                apps[0].process.kill()
+                wait_until(lambda: apps[0].starts == 2, 10 * slowness)
+                manager.wait_until_healthy(BOOT_SECONDS * slowness)
+    assert counts() == [3, 2]
+    assert [app.exits for app in apps] == [[-signal.SIGKILL, ASKED, ASKED], [ASKED, ASKED]]
+    assert [app.errors for app in apps] == [[], []]
+
+
 def supervisord_configuration(krunclient: Path, apps: Sequence[App], directory: Path) -> str:
     """The example, with its one program once for each app."""
     head, program = EXAMPLE.read_text().split("[program:hello]")

@@ -18,7 +18,7 @@ from tests.framework.users import NOBODY
 def test_a_claim_lasts_until_its_descriptor_is_closed(tmp_path: Path) -> None:
     directory = str(tmp_path / "overlay")
     held = overlay.claim(directory, None)
-    with pytest.raises(BusyError, match="another VM has it"):
+    with pytest.raises(BusyError, match=f"another VM has it: process {os.getpid()}"):
         overlay.claim(directory, None)
     os.close(held)
     os.close(overlay.claim(directory, None))
