@@ -91,12 +91,13 @@ def _holder(locked: os.stat_result) -> str:
     """The process that holds a lock, by proc_locks(5), as an addition to a sentence; empty if this
     process can't see it.
     """
-    inode = f":{locked.st_ino}"
+    device = locked.st_dev
+    file_id = f"{os.major(device):02x}:{os.minor(device):02x}:{locked.st_ino}"
     try:
         with open("/proc/locks") as file:
             for line in file:
                 fields = line.split()
-                if fields[1] == "FLOCK" and fields[5].endswith(inode):
+                if fields[1] == "FLOCK" and fields[5] == file_id:
                     return f": process {fields[4]}"
     except (OSError, IndexError):
         pass
