@@ -82,12 +82,8 @@ def check_volumes(files: Files) -> None:
     """Raises UsageError for one that is no directory of this host."""
     for volume in files.volumes:
         if not os.path.isdir(volume.host_directory):
-            raise UsageError(
-                "--volume can't be used",
-                volume.host_directory,
-                "it is no directory of this host",
-                "make it, or name another",
-            )
+            why, remedy = "it is no directory of this host", "make it, or name another"
+            raise UsageError("--volume can't be used", volume.host_directory, why, remedy)
 
 
 def resolve(libc: Libc, options: Options) -> Config:

@@ -79,13 +79,15 @@ def by_name() -> dict[str, type[LaunchError]]:
     return {kind.__name__: kind for kind in kinds}
 
 
-def failed_call(what: str, thing: str, error: OSError, remedy: str) -> LaunchError:
+def failed_call(
+    what: str, thing: str, error: OSError, remedy: str, otherwise: type[LaunchError] = HostError
+) -> LaunchError:
     """The error for a call to the kernel that failed: 70 if a limit has been reached, whatever the
-    call; else 69, this host lacks something, and `remedy` says what to do.
+    call; else `otherwise`, by itself 69, this host lacks something, and `remedy` says what to do.
     """
     if error.errno in LIMITS:
         return VmError(what, thing, reason(error), SEE_LIMITS)
-    return HostError(what, thing, reason(error), remedy)
+    return otherwise(what, thing, reason(error), remedy)
 
 
 def unexpected(error: BaseException) -> LaunchError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from krunclient.errors import HostError, LaunchError, PermissionDeniedError, failed_call, reason
+from krunclient.errors import HostError, LaunchError, PermissionDeniedError, failed_call
 from krunclient.model import KVM
 
 KVM_GET_API_VERSION = 0xAE00  # <linux/kvm.h>
@@ -44,6 +44,6 @@ def _error(path: str, error: OSError) -> LaunchError:
     what = "KVM can't be used"
     if error.errno in (errno.EACCES, errno.EPERM):
         remedy = "add the user to the group of that device, often kvm"
-        return PermissionDeniedError(what, path, reason(error), remedy)
+        return failed_call(what, path, error, remedy, PermissionDeniedError)
     remedy = "load kvm_intel or kvm_amd, and switch virtualization on in the firmware"
     return failed_call(what, path, error, remedy)

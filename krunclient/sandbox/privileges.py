@@ -12,14 +12,7 @@ from krunclient.bindings.libc import (
     CapabilityHeader,
     CapabilitySets,
 )
-from krunclient.errors import (
-    LIMITS,
-    SEE_LIMITS,
-    LaunchError,
-    PermissionDeniedError,
-    failed_call,
-    reason,
-)
+from krunclient.errors import LaunchError, PermissionDeniedError, failed_call
 from krunclient.sandbox.confinement import CAPABILITIES
 
 TYPE_CHECKING = False
@@ -44,10 +37,8 @@ def switch_user(user: User) -> None:
 def user_error(user: User, error: OSError) -> LaunchError:
     """The error for a user that this process can't become."""
     what, who = "the VMM can't run as another user", f"{user.uid}:{user.gid}"
-    if error.errno in LIMITS:
-        return failed_call(what, who, error, SEE_LIMITS)
     remedy = "start krunclient as root, or without --user"
-    return PermissionDeniedError(what, who, reason(error), remedy)
+    return failed_call(what, who, error, remedy, PermissionDeniedError)
 
 
 def enter_namespaces(libc: Libc, *, user_namespace: bool) -> None:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 
-from krunclient.errors import LIMITS, BusyError, PermissionDeniedError, failed_call, reason
+from krunclient.errors import BusyError, PermissionDeniedError, failed_call
 from krunclient.sandbox.mounts import UPPER, WORK, check_owner, files_error, layer_error
 from krunclient.sandbox.privileges import user_error
 
@@ -118,8 +118,8 @@ def _lock(directory: str) -> int:
         why = f"another VM has it{_holder(found)}"
         raise BusyError(what, directory, why, "use another directory") from None
     except OSError as error:
-        if error.errno in (*LIMITS, *NO_SPACE):
+        if error.errno in NO_SPACE:
             raise failed_call(what, path, error, "make room on that file system") from None
-        why = reason(error)
-        raise PermissionDeniedError(what, path, why, "check who may write there") from None
+        remedy = "check who may write there"
+        raise failed_call(what, path, error, remedy, PermissionDeniedError) from None
     return lock
