@@ -31,12 +31,13 @@ INTERPRETER = "/usr/bin/python3 -ISXutf8"
 
 # The first lines of the executable. The first stage follows as text, then the zip file. Python
 # takes 4 ms longer to start from a zip file than from this. From the first moment on, ^C ends
-# krunclient as it ends a C program, not with a traceback.
+# krunclient as it ends a C program, not with a traceback. The shell hands on who started it:
+# Python, later, would not see that a parent has died meanwhile.
 PROGRAM = ";".join(
     [
         "import _signal as s,sys",
         "s.getsignal(2)is s.default_int_handler and s.signal(2,s.SIG_DFL)",
-        'f=open(sys.argv[1],"rb")',
+        'f=open(sys.argv[2],"rb")',
         "f.seek({offset:4})",
         'exec(compile(f.read({size}),"krunclient","exec"))',
     ]
@@ -44,7 +45,7 @@ PROGRAM = ";".join(
 HEAD = f"""\
 #!/bin/sh
 # krunclient, a zip file behind a first stage in Python. python3 runs this file as well.
-exec {INTERPRETER} -c '{PROGRAM}' "$0" "$@"
+exec {INTERPRETER} -c '{PROGRAM}' "$PPID" "$0" "$@"
 """
 
 # Both wheels are built on glibc 2.28.
@@ -136,7 +137,8 @@ def pack(site_packages: Path, output: Path) -> None:
 
 def put_head(archive: Path, build_id: str) -> None:
     """Put the shell's line and the first stage in the place of shiv's interpreter line."""
-    call = f'\ndel sys.argv[0]\nstart(sys.argv[0], "{build_id}")\n'
+    call = "\ndel sys.argv[0]\nparent = int(sys.argv.pop(0))\n"
+    call += f'start(sys.argv[0], "{build_id}", parent)\n'
     first_stage = (FIRST_STAGE / "bootstrap.py").read_bytes() + call.encode()
     offset = len(HEAD.format(offset=0, size=len(first_stage)))
     head = HEAD.format(offset=offset, size=len(first_stage))

@@ -29,7 +29,7 @@ def log_for(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> Log:
     return Log("warning", "json" if cli.asks_for_json(argv, environ) else "text")
 
 
-def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
+def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes], parent: int | None = None) -> int:
     """Do what the command line asks for and return the exit status."""
     log = log_for(argv, environ)
     try:
@@ -52,7 +52,7 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes]) -> int:
         resolved = plan.make(settings, facts.probe(libc, architecture, settings))
         if given.has(options.PLAN):
             return _print(plan.as_json(resolved))
-        return supervisor.run(resolved, libc, log, _vmm)
+        return supervisor.run(resolved, libc, log, _vmm, parent or os.getppid())
     except LaunchError as error:
         log.failure(error)
         return error.status
@@ -112,7 +112,8 @@ def _start_again_without(variables: tuple[bytes, ...]) -> None:
         os.execve(sys.executable, [python, f"-X{STARTED_AGAIN}", *rest], environment)
 
 
-def main() -> None:
+def main(parent: int | None = None) -> None:
+    """`parent` is the process that started this one, if the first stage knows; it may be gone."""
     argv = [os.fsencode(word) for word in sys.argv[1:]]
     try:
         _open_standard_descriptors()
@@ -121,7 +122,7 @@ def main() -> None:
         failure = unexpected(error)
         log_for(argv, os.environb).failure(failure)
         os._exit(failure.status)
-    status = run(argv, os.environb)
+    status = run(argv, os.environb, parent)
     # Nothing is left to flush or to free, and an interpreter takes its time to end.
     os._exit(status)
 

@@ -31,16 +31,15 @@ if TYPE_CHECKING:
     Vmm = Callable[[Plan, Libc, int, tuple[int, ...]], NoReturn]
 
 
-def run(plan: Plan, libc: Libc, log: Log, vmm: Vmm) -> int:
+def run(plan: Plan, libc: Libc, log: Log, vmm: Vmm, parent: int) -> int:
     """Run the VM to its end. Returns krunclient's exit status.
 
-    `vmm` is what the child runs; it never returns. Each process imports its own modules after the
-    fork, in parallel.
+    `parent` is the process that started this one; it may be gone. `vmm` is what the child runs; it
+    never returns. Each process imports its own modules after the fork, in parallel.
 
     Raises LaunchError for what could not be claimed or set up, VmError if the VM ended without
     the app's status.
     """
-    parent = os.getppid()
     signals = _queue_stop_signals(libc)
     _announce_start(plan, log)
     port_claim, overlay_claim = _claim(plan, libc)

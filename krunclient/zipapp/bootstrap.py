@@ -35,7 +35,8 @@ def main() -> None:
     start(sys.path.pop(0), build_id)
 
 
-def start(archive: str, build_id: str) -> None:
+def start(archive: str, build_id: str, parent: "int | None" = None) -> None:
+    """`parent` is the process that started this one, if the first line told it."""
     if sys.version_info < OLDEST_PYTHON:
         _fail(
             "Python is too old",
@@ -68,7 +69,7 @@ def start(archive: str, build_id: str) -> None:
         for module in [name for name in sys.modules if name.partition(".")[0] == "krunclient"]:
             del sys.modules[module]
         from krunclient.__main__ import main as launch
-    launch()
+    launch(parent)
 
 
 def cache_directories(environ: "Mapping[str, str]", user: int) -> "list[str]":

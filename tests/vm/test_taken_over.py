@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import pytest
 
 from tests.framework import attacks, fake_vmm
 from tests.framework.launch import Launcher
+from tests.framework.processes import is_gone_within
 from tests.framework.roots import open_to
 
 
@@ -39,3 +44,33 @@ def test_a_vmm_that_changes_its_user_still_dies_with_the_supervisor(
     open_to(any_launcher.user or 0, directory / "root")
     process = any_launcher.start(*arguments, str(port), *fake_vmm.TELLS_ITS_STORY)
     assert fake_vmm.dies_with_its_supervisor(process)
+
+
+# Starts krunclient, and dies as soon as Python is there in its place.
+DIES_EARLY = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+print(child.pid, flush=True)
+while b"python" not in open(f"/proc/{child.pid}/comm", "rb").read():
+    pass
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("options", "is_gone"), [(["--die-with-parent"], True), ([], False)])
+def test_a_parent_that_dies_while_python_starts_is_not_missed(
+    launcher: Launcher, directory: Path, port: int, options: list[str], is_gone: bool
+) -> None:
+    arguments = fake_vmm.build(directory, fake_vmm.source(fake_vmm.LISTENING, fake_vmm.STAYS))
+    command = [sys.executable, "-c", DIES_EARLY, *launcher.command, *arguments, str(port), *options]
+    parent = subprocess.Popen(
+        command, env=dict(launcher.environment), stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    krunclient = int(parent.stdout.readline())
+    parent.wait()
+    gone = is_gone_within(5, krunclient)
+    if not gone:
+        os.kill(krunclient, signal.SIGKILL)
+    parent.stdout.close()
+    assert gone == is_gone
