@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from krunclient import log as events
@@ -60,6 +61,7 @@ def run(plan: Plan, libc: Libc, log: Log, vmm: Vmm, parent: int) -> int:
     for descriptor in inherited:
         os.close(descriptor)
     process.set_dumpable(libc, False)
+    gc.enable()
     log.write(events.VMM_STARTED, f"the VMM is process {child}", vmm_pid=child)
     streams = _Streams()
     try:

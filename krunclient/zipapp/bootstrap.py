@@ -12,6 +12,7 @@ Only the syntax of old Pythons is used here, so that they can be told that they 
 """
 
 import _signal  # built in; `signal` is not, and brings in `enum`
+import gc
 import os
 import stat
 import sys
@@ -37,6 +38,7 @@ def main() -> None:
 
 def start(archive: str, build_id: str, parent: "int | None" = None) -> None:
     """`parent` is the process that started this one, if the first line told it."""
+    gc.disable()  # until the VMM runs: what a launch makes, it keeps
     if sys.version_info < OLDEST_PYTHON:
         _fail(
             "Python is too old",

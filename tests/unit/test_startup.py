@@ -66,7 +66,7 @@ IN_THE_SUPERVISOR = {
     "krunclient.supervisor.verdict",
     "krunclient.supervisor.watch",
 }
-STANDARD = "import sys, __future__, ctypes, errno, fcntl, os, select, stat, time"
+STANDARD = "import sys, __future__, ctypes, errno, fcntl, gc, os, select, stat, time"
 LIST = 'print("\\n".join(sorted(sys.modules)))'
 
 
