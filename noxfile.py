@@ -6,13 +6,14 @@ sessions. Each installs what it needs at pinned versions, by hash.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["lint", "types", "tests", "vm"]
+nox.options.sessions = ["packages", "lint", "types", "tests", "vm"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
@@ -38,6 +39,15 @@ def install(session: nox.Session, name: str) -> None:
     lock = f"dist-scripts/requirements/{name}.txt"
     session.install("--quiet", "--require-hashes", "--requirement", lock)
     session.env.update(PYTHONPATH)
+
+
+@nox.session(venv_backend="none")
+def packages(session: nox.Session) -> None:
+    """Install the Debian packages that the tests need, where they are missing."""
+    purposes = ["compiler", "managers"]
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        purposes.append("emulated-host")  # else that is seen when a guest has been tried
+    session.run(sys.executable, "dist-scripts/debian.py", *purposes, external=True)
 
 
 @nox.session
@@ -113,8 +123,8 @@ def distribute(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """From nothing to an HTTP answer out of a real microVM."""
-    install(session, "vm")
-    prepare(session, build_executable, build_rootfs, build_guests)
+    install(session, "demo")
+    prepare(session, build_executable, build_rootfs)
     session.run("python", "-m", "tests.demo.demo", "prepare")
     on_a_host_with_kvm(session, "python", "-m", "tests.demo.demo", "run")
 

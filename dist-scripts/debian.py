@@ -1,5 +1,7 @@
 """Debian packages for builds and tests: installed where that is needed, else only unpacked.
 
+`python dist-scripts/debian.py PURPOSE...` installs what is missing for these.
+
 Packages are fetched from the mirror that the machine's own apt sources name, with apt's state in
 a directory of ours, so that no privileges are needed and nothing of the machine changes.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +19,20 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 DOWNLOADS = TOP / "build/debian"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+# What builds and tests need of the machine, by what it is for: a program or a file, and its package.
+NEEDED = {
+    "compiler": {"gcc": "gcc", "ld": "binutils", "/usr/include/stdio.h": "libc6-dev"},
+    "managers": {"systemd-analyze": "systemd"},
+    "bench": {"strace": "strace"},
+    "emulated-host": {
+        "qemu-system-x86_64": "qemu-system-x86",
+        "modprobe": "kmod",
+        "busybox": "busybox-static",
+        "file": "file",
+        "ip": "iproute2",
+    },
+}
 
 
 def unpack(package: str, suite: str | None = None) -> Path:
@@ -49,26 +66,29 @@ def dependency(package: str, pattern: str, suite: str) -> str:
     return found[1]
 
 
-def require(programs: dict[str, str]) -> None:
-    """Install the packages of the programs that are missing, given as program: package.
+def require(*purposes: str) -> None:
+    """Install what is missing for these, keys of NEEDED: as root, or by sudo where that is there.
 
-    Ends with one line that names them where this user can't install.
+    It is said beforehand. Ends with one line that names the packages where neither can be.
     """
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = sorted({programs[name] for name in programs if not shutil.which(name, path=path)})
+    missing = sorted(
+        package
+        for purpose in purposes
+        for name, package in NEEDED[purpose].items()
+        if not (Path(name).exists() if name.startswith("/") else shutil.which(name, path=path))
+    )
     if not missing:
         return
-    if os.geteuid() != 0:
-        sys.exit(f"please install: apt-get install {' '.join(missing)}")
-    print(f"installing {' '.join(missing)}", flush=True)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "-qq", "update"], check=True, env=environment)
-    subprocess.run(
-        ["apt-get", "-qq", "install", "--no-install-recommends", *missing],
-        check=True,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
+    install = ["apt-get", "install", "--no-install-recommends", *missing]
+    sudo = shutil.which("sudo")
+    if os.geteuid() != 0 and sudo is None:
+        sys.exit(f"please install, as root: {shlex.join(install)}")
+    print(f"installing what {' and '.join(purposes)} needs: {shlex.join(install)}", flush=True)
+    root = [] if os.geteuid() == 0 else ["sudo"]
+    apt = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    subprocess.run([*apt, "update"], check=True)
+    subprocess.run([*apt, *install[1:]], check=True, stdout=subprocess.DEVNULL)
 
 
 def codename() -> str:
@@ -135,3 +155,7 @@ def _apt_cache(config: Path, *arguments: str) -> str:
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
+
+
+if __name__ == "__main__":
+    require(*sys.argv[1:])

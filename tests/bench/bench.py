@@ -144,7 +144,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, help="where to write the plot")
     arguments = parser.parse_args()
     if arguments.prepare:
-        debian.require({"strace": "strace"})
+        debian.require("bench")
         return 0
     if arguments.json:
         results = measure(WITHOUT_VMS if arguments.no_vm else SHORT if arguments.short else WHOLE)

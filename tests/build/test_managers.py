@@ -15,7 +15,7 @@ UNIT = SCRIPTS / "managers/krunclient@.service"
 
 @pytest.fixture(scope="module")
 def systemd_analyze() -> str:
-    debian.require({"systemd-analyze": "systemd"})
+    debian.require("managers")
     return "systemd-analyze"
 
 

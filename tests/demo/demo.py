@@ -35,6 +35,7 @@ def prepare() -> None:
     shutil.rmtree(APP, ignore_errors=True)
     APP.mkdir(parents=True)
     distribute.distribute(ROOTFS, APP)
+    guests.prepare_busybox()
     shutil.copy2(guests.BUSYBOX, APP / "bin/busybox")
     (APP / "bin/busybox").chmod(0o755)
     write_app(APP, "#!/bin/busybox sh\nexec /bin/busybox httpd -f -p 80 -h /www\n")

@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -24,13 +25,6 @@ import debian
 from tests.framework.paths import ARTEFACTS, TOP
 
 MEMORY_GIB = 6
-PROGRAMS = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "modprobe": "kmod",
-    "busybox": "busybox-static",
-    "file": "file",
-    "ip": "iproute2",
-}
 INHERITED = ("PATH", "PYTHONPATH", "KRUNCLIENT_LIBKRUN", "KRUNCLIENT_LIBKRUNFW")
 UNEXPECTED_END = 255
 ATTEMPTS = 2
@@ -42,6 +36,10 @@ PROCESSORS = "1"
 # these byte by byte, and slowly where the page has held code, as a former guest's memory has: a
 # boot takes twice as long.
 KERNEL_OPTIONS = "clearcpuid=erms"
+# A host has file systems of its own at /tmp, /var/tmp and more, and virtme-ng takes no path with a
+# space: so this checkout and the host's own directory are handed over by names without, and then
+# mounted where they are here.
+SHARED = "/run/krunclient"
 # A host says that it lives as often as this, whatever its tests do, and hangs if it is silent.
 HEARTBEAT_SECONDS = 5
 SILENT_SECONDS = 180
@@ -69,7 +67,7 @@ def run(commands: Sequence[Sequence[str]], timeout: float) -> int:
     Returns the first status that is not 0; the output is shown as it comes. 255 means that a host
     itself ended early; its console is in build/artefacts.
     """
-    debian.require(PROGRAMS)
+    debian.require("emulated-host")
     image = kernel()
     # A host is in a session of its own, where no signal of a terminal's or of nox's ends it.
     interrupted = threading.Event()
@@ -117,6 +115,8 @@ class Host:
         beat = shlex.quote(str(self.heartbeat))
         script = "\n".join(
             [
+                *_mount(f"{SHARED}/checkout", TOP),
+                *_mount(f"{SHARED}/host", self.directory),
                 f"(while date >{beat}; do sleep {HEARTBEAT_SECONDS}; done) &",
                 "modprobe -a kvm_amd overlay",
                 "chmod 666 /dev/kvm",
@@ -131,9 +131,16 @@ class Host:
                 f"echo $? >{shlex.quote(str(status))}",
             ]
         )
+        with tempfile.TemporaryDirectory() as links:
+            for name, target in (("checkout", TOP), ("host", self.directory)):
+                Path(links, name).symlink_to(target)
+            return self._boot(Path(links), script, status, output)
+
+    def _boot(self, links: Path, script: str, status: Path, output: Path) -> int:
         vng = ["vng", "--run", str(self.image), "--verbose", "--disable-kvm", "--force-9p"]
         vng += ["--append", KERNEL_OPTIONS, "--cpus", PROCESSORS, "--memory", f"{MEMORY_GIB}G"]
-        vng += ["--rwdir", str(self.directory), "--exec", script]
+        vng += ["--rodir", f"{SHARED}/checkout={links}/checkout"]
+        vng += ["--rwdir", f"{SHARED}/host={links}/host", "--exec", script]
         search = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
         with (self.directory / "console.log").open("wb") as console:
             # virtme-ng wants pipes, and an end of input would end the host.
@@ -179,6 +186,12 @@ class Host:
                     print(f"\nthe emulated host was ended: {why}", flush=True)
                     return
                 time.sleep(0.2)
+
+
+def _mount(shared: str, path: Path) -> list[str]:
+    """Commands that put a shared directory at a path, which is made where it is covered."""
+    quoted = shlex.quote(str(path))
+    return [f"mkdir -p {quoted}", f"mount --bind {shared} {quoted}"]
 
 
 def _show(output: bytes) -> None:
