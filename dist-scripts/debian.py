@@ -20,7 +20,7 @@ TOP = Path(__file__).resolve().parent.parent
 DOWNLOADS = TOP / "build/debian"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-# What builds and tests need of the machine, by what it is for: a program or a file, and its package.
+# What builds and tests need of the machine, by purpose: a program or a file, and its package.
 NEEDED = {
     "compiler": {"gcc": "gcc", "ld": "binutils", "/usr/include/stdio.h": "libc6-dev"},
     "managers": {"systemd-analyze": "systemd"},

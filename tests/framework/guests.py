@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import debian
 from tests.framework.paths import GUESTS, TOP
