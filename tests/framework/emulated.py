@@ -37,8 +37,8 @@ PROCESSORS = "1"
 # boot takes twice as long.
 KERNEL_OPTIONS = "clearcpuid=erms"
 # A host has file systems of its own at /tmp, /var/tmp and more, and virtme-ng takes no path with a
-# space: so this checkout and the host's own directory are handed over by names without, and then
-# mounted where they are here.
+# space: so this checkout, the host's own directory and the kernel are handed over by names without,
+# and then mounted where they are here.
 SHARED = "/run/krunclient"
 # A host says that it lives as often as this, whatever its tests do, and hangs if it is silent.
 HEARTBEAT_SECONDS = 5
@@ -96,6 +96,12 @@ class Host:
     def heartbeat(self) -> Path:
         return self.directory / "heartbeat"
 
+    @property
+    def _modules(self) -> Path:
+        version = self.image.name.removeprefix("vmlinuz-")
+        (found,) = self.image.parent.parent.glob(f"**/lib/modules/{version}")
+        return found
+
     def run(self) -> int:
         """A host that crashed or hung says nothing about the tests: then another one runs them."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -118,6 +124,7 @@ class Host:
                 *_mount(f"{SHARED}/checkout", TOP),
                 *_mount(f"{SHARED}/host", self.directory),
                 f"(while date >{beat}; do sleep {HEARTBEAT_SECONDS}; done) &",
+                f"ln -sfn {shlex.quote(str(self._modules))} /lib/modules/",
                 "modprobe -a kvm_amd overlay",
                 "chmod 666 /dev/kvm",
                 f"cd {shlex.quote(str(TOP))}",
@@ -132,12 +139,15 @@ class Host:
             ]
         )
         with tempfile.TemporaryDirectory() as links:
-            for name, target in (("checkout", TOP), ("host", self.directory)):
+            package = self.image.parent.parent
+            targets = {"checkout": TOP, "host": self.directory, "linux": package}
+            for name, target in targets.items():
                 Path(links, name).symlink_to(target)
             return self._boot(Path(links), script, status, output)
 
     def _boot(self, links: Path, script: str, status: Path, output: Path) -> int:
-        vng = ["vng", "--run", str(self.image), "--verbose", "--disable-kvm", "--force-9p"]
+        image = str(links / "linux/boot" / self.image.name)
+        vng = ["vng", "--run", image, "--verbose", "--disable-kvm", "--force-9p"]
         vng += ["--append", KERNEL_OPTIONS, "--cpus", PROCESSORS, "--memory", f"{MEMORY_GIB}G"]
         vng += ["--rodir", f"{SHARED}/checkout={links}/checkout"]
         vng += ["--rwdir", f"{SHARED}/host={links}/host", "--exec", script]
