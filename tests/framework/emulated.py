@@ -159,6 +159,7 @@ class Host:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                cwd="/",  # which it hands on as well
                 env={**os.environ, "PATH": search},
                 start_new_session=True,
             )
