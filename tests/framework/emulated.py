@@ -138,19 +138,22 @@ class Host:
                 f"echo $? >{shlex.quote(str(status))}",
             ]
         )
+        # As a file, since a kernel's command line, which virtme-ng puts commands into, is short.
+        (self.directory / "start.sh").write_text(f"{script}\n")
         with tempfile.TemporaryDirectory() as links:
             package = self.image.parent.parent
             targets = {"checkout": TOP, "host": self.directory, "linux": package}
             for name, target in targets.items():
                 Path(links, name).symlink_to(target)
-            return self._boot(Path(links), script, status, output)
+            return self._boot(Path(links), status, output)
 
-    def _boot(self, links: Path, script: str, status: Path, output: Path) -> int:
+    def _boot(self, links: Path, status: Path, output: Path) -> int:
         image = str(links / "linux/boot" / self.image.name)
         vng = ["vng", "--run", image, "--verbose", "--disable-kvm", "--force-9p"]
         vng += ["--append", KERNEL_OPTIONS, "--cpus", PROCESSORS, "--memory", f"{MEMORY_GIB}G"]
         vng += ["--rodir", f"{SHARED}/checkout={links}/checkout"]
-        vng += ["--rwdir", f"{SHARED}/host={links}/host", "--exec", script]
+        vng += ["--rwdir", f"{SHARED}/host={links}/host"]
+        vng += ["--exec", f"sh {SHARED}/host/start.sh"]
         search = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
         with (self.directory / "console.log").open("wb") as console:
             # virtme-ng wants pipes, and an end of input would end the host.
