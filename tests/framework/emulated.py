@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -37,8 +38,8 @@ PROCESSORS = "1"
 # boot takes twice as long.
 KERNEL_OPTIONS = "clearcpuid=erms"
 # A host has file systems of its own at /tmp, /var/tmp and more, and virtme-ng takes no path with a
-# space: so this checkout, the host's own directory and the kernel are handed over by names without,
-# and then mounted where they are here.
+# space: so this checkout and the host's own directory are handed over by names without, and then
+# mounted where they are here; virtme-ng and the kernel are found by such names as well.
 SHARED = "/run/krunclient"
 # A host says that it lives as often as this, whatever its tests do, and hangs if it is silent.
 HEARTBEAT_SECONDS = 5
@@ -142,7 +143,12 @@ class Host:
         (self.directory / "start.sh").write_text(f"{script}\n")
         with tempfile.TemporaryDirectory() as links:
             package = self.image.parent.parent
-            targets = {"checkout": TOP, "host": self.directory, "linux": package}
+            targets = {
+                "checkout": TOP,
+                "host": self.directory,
+                "linux": package,
+                "site-packages": Path(sysconfig.get_path("purelib")),
+            }
             for name, target in targets.items():
                 Path(links, name).symlink_to(target)
             return self._boot(Path(links), status, output)
@@ -163,7 +169,7 @@ class Host:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 cwd="/",  # which it hands on as well
-                env={**os.environ, "PATH": search},
+                env={**os.environ, "PATH": search, "PYTHONPATH": str(links / "site-packages")},
                 start_new_session=True,
             )
             copier = threading.Thread(target=_copy, args=(process, console), daemon=True)
