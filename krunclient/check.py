@@ -16,7 +16,7 @@ from krunclient.bindings.libc import AF_INET, SOCK_CLOEXEC, SOCK_STREAM
 from krunclient.errors import SEE_CHECK, SEE_LIMITS, HostError, VmError, unexpected
 from krunclient.host import facts, kvm, libraries
 from krunclient.log import one_line
-from krunclient.model import INIT_FILE, KVM, Endpoint
+from krunclient.model import FEW_OPEN_FILES, INIT_FILE, KVM, MORE_OPEN_FILES, Endpoint
 from krunclient.report import Report
 from krunclient.sandbox import confinement, privileges, process
 from krunclient.sandbox.confine import Supervisor, confine
@@ -86,6 +86,7 @@ class Check:
             ("libkrunfw", self._libkrunfw),
             ("sandbox", self._sandbox),
             ("Landlock", self._landlock),
+            ("open files", self._open_files),
         )
 
     def _kvm(self) -> str:
@@ -122,6 +123,13 @@ class Check:
         """No Landlock is no failure: it is the second wall."""
         abi = facts.landlock_abi(self._libc)
         return f"ABI {abi}" if abi else "this kernel has none; the sandbox stands without it"
+
+    def _open_files(self) -> str:
+        """Few are no failure: it depends on the guest how many it needs."""
+        most = facts.open_files(self._libc)
+        if most >= FEW_OPEN_FILES:
+            return str(most)
+        return f"{most}, few for a guest that knows many files; {MORE_OPEN_FILES}"
 
     def _confine(self, supervisor: Supervisor) -> None:
         """What the VMM does, and one call that the supervisor must refuse."""

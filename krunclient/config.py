@@ -7,7 +7,7 @@ import os
 from krunclient import model
 from krunclient import options as rows
 from krunclient.errors import UsageError
-from krunclient.model import Endpoint, Files, Guest, Policy
+from krunclient.model import Endpoint, Files, Guest, Policy, Rlimit
 from krunclient.record import Record
 from krunclient.secret import Secret
 
@@ -106,6 +106,7 @@ def resolve(libc: Libc, options: Options) -> Config:
                 for number, text in enumerate(options.app_arguments, 1)
             ),
             variables=_variables(options),
+            rlimits=_rlimits(options),
         ),
         files=_files(options, root_path),
         policy=Policy(
@@ -233,6 +234,13 @@ def _variables(options: Options) -> tuple[tuple[str, Secret], ...]:
             )
         variables[given.name] = _variable(given.name, value)
     return tuple(variables.items())
+
+
+def _rlimits(options: Options) -> tuple[Rlimit, ...]:
+    """Those that were asked for, the last of each name; open files as many as the guest takes."""
+    files = Rlimit(name="RLIMIT_NOFILE", soft=rows.MAX_OPEN_FILES, hard=rows.MAX_OPEN_FILES)
+    given = {limit.name: limit for limit in (files, *options.value(rows.RLIMIT))}
+    return tuple(given.values())
 
 
 def _inherited(options: Options, name: str) -> str:

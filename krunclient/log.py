@@ -40,6 +40,12 @@ START = Event(
     when="before anything is done",
     fields=("libkrun", "vcpus", "memory_mib"),
 )
+FEW_OPEN_FILES = Event(
+    name="few-open-files",
+    level="warning",
+    when="the limit on open files is below 16384",
+    fields=("open_files",),
+)
 VMM_STARTED = Event(
     name="vmm-started", level="info", when="the VMM's process is there", fields=("vmm_pid",)
 )
@@ -77,7 +83,7 @@ CONSOLE = Event(
     when="with `--console`: a line of the guest's kernel or of libkrun's log",
 )
 EVENTS = (
-    *(START, VMM_STARTED, CONFINED, READY, STOPPING, FORCED, ENDED),
+    *(START, FEW_OPEN_FILES, VMM_STARTED, CONFINED, READY, STOPPING, FORCED, ENDED),
     *(LIBKRUN, LIBKRUN_NOTE, NOTIFY, FAILED, CONSOLE),
 )
 

@@ -106,6 +106,20 @@ class Policy(Record):
         return wanted is not None and wanted in self.allow
 
 
+# libkrun holds a descriptor for each file that the guest knows; an app with a package manager's
+# tree of libraries soon knows some ten thousands.
+FEW_OPEN_FILES = 16384
+MORE_OPEN_FILES = "raise the hard limit, by ulimit -Hn or LimitNOFILE= of systemd"
+
+
+class Rlimit(Record):
+    """A limit of the guest's program, setrlimit(2). `name` is the kernel's: `RLIMIT_NOFILE`."""
+
+    name: str
+    soft: int
+    hard: int
+
+
 class Guest(Record):
     """The virtual machine and its program.
 
@@ -118,6 +132,7 @@ class Guest(Record):
     exec_paths: tuple[str, ...]
     app_arguments: tuple[str, ...]
     variables: tuple[tuple[str, Secret], ...]
+    rlimits: tuple[Rlimit, ...]
 
 
 class Volume(Record):

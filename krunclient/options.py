@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 
+from krunclient.bindings.libc import RLIMITS
 from krunclient.errors import UsageError
 from krunclient.log import FORMATS, LEVELS
-from krunclient.model import User, Volume
+from krunclient.model import Rlimit, User, Volume
 from krunclient.record import Record
 from krunclient.secret import Secret
 
@@ -42,6 +43,8 @@ INIT_NAMES = ("HOSTNAME",)
 MAX_OVERLAY_MIB = 2**20
 MAX_ID = 2**32 - 2  # (uid_t)-1 means no id at all
 MAX_SECONDS = 86400
+MAX_OPEN_FILES = 2**20  # fs.nr_open of the guest's kernel
+UNLIMITED, RLIM_INFINITY = "unlimited", 2**64 - 1  # <linux/resource.h>
 MAX_CPUS = 255  # krun_set_vm_config takes them as uint8_t
 # The bundled kernel starts with 64 MiB; with 32 it does not fit, and libkrun aborts.
 MIN_MEMORY_MIB = 64
@@ -207,6 +210,33 @@ def volume(source: str, text: str) -> Volume:
     )
 
 
+def rlimit(source: str, text: str) -> Rlimit:
+    name, equals, limits = text.partition("=")
+    full = f"RLIMIT_{name.upper()}"
+    soft_text, colon, hard_text = limits.partition(":")
+    if full not in RLIMITS or name != name.lower() or not equals or not colon:
+        raise UsageError(
+            f"{source} can't be used",
+            text[:40],
+            "not NAME=SOFT:HARD",
+            f"give nofile=1024:4096, say; the names are {rlimit_names()}",
+        )
+    soft, hard = (_limit(f"{source} {name}", number) for number in (soft_text, hard_text))
+    most = MAX_OPEN_FILES if full == "RLIMIT_NOFILE" else RLIM_INFINITY
+    if soft > hard or hard > most:
+        why = "SOFT is more than HARD" if soft > hard else f"the guest's kernel takes up to {most}"
+        raise UsageError(f"{source} can't be used", text[:40], why, "give less")
+    return Rlimit(name=full, soft=soft, hard=hard)
+
+
+def rlimit_names() -> str:
+    return " ".join(name.removeprefix("RLIMIT_").lower() for name in RLIMITS)
+
+
+def _limit(source: str, text: str) -> int:
+    return RLIM_INFINITY if text == UNLIMITED else whole_number(source, text, 0, RLIM_INFINITY)
+
+
 def user(source: str, text: str) -> User:
     uid_text, colon, gid_text = text.partition(":")
     uid = whole_number(source, uid_text, 1, MAX_ID)
@@ -370,6 +400,15 @@ ENV: Option[tuple[GivenVariable, ...]] = Option(
     secret=True,
     help="one more variable; without =VALUE, krunclient's own value",
 )
+RLIMIT: Option[tuple[Rlimit, ...]] = Option(
+    name="--rlimit",
+    metavar="NAME=SOFT:HARD",
+    default=(),
+    default_text="nofile=1048576:1048576",
+    convert=each(rlimit),
+    repeatable=True,
+    help="a limit of the app's, setrlimit(2)",
+)
 LIBKRUN: Option[str | None] = Option(
     name="--libkrun",
     metavar="PATH",
@@ -433,8 +472,8 @@ HELP = Option(
 
 OPTIONS = (
     *(CPUS, MEMORY, EXEC, GUEST_PORT, BIND, ALLOW, OVERLAY, STATE_DIR, OVERLAY_SIZE, VOLUME),
-    *(USER, SANDBOX, GRACE_PERIOD, READY_TIMEOUT, DIE_WITH_PARENT, ENV, LIBKRUN, LIBKRUNFW),
-    *(LOG_LEVEL, LOG_FORMAT, CONSOLE, PLAN, CHECK, VERSION, HELP),
+    *(USER, SANDBOX, GRACE_PERIOD, READY_TIMEOUT, DIE_WITH_PARENT, ENV, RLIMIT, LIBKRUN),
+    *(LIBKRUNFW, LOG_LEVEL, LOG_FORMAT, CONSOLE, PLAN, CHECK, VERSION, HELP),
 )
 BY_NAME = {option.name: option for option in OPTIONS}
 SECRET_NAMES = tuple(option.name.encode() for option in OPTIONS if option.secret)

@@ -83,15 +83,17 @@ def as_json(plan: Plan) -> str:
     # A launch does not print its plan and need not pay for this import.
     import json
 
-    config, pair = plan.config, plan.facts.libraries
+    config, facts = plan.config, plan.facts
+    pair = facts.libraries
     document = {
         "root_path": config.files.root_path,
-        "machine": plan.facts.architecture.machine,
+        "machine": facts.architecture.machine,
         "libraries": {**pair.as_dict(), "api": pair.features.generation},
         **config.guest.as_dict(),
-        "exec_path": plan.facts.exec_path,
+        "exec_path": facts.exec_path,
         "variables": dict(config.guest.variables),
         "files": config.files,
+        "open_files": facts.open_files,
         "guest_port": config.policy.guest_port,
         "host_port": plan.host_port,
         "policy": {

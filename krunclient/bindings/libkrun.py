@@ -71,6 +71,9 @@ class Krun(Library):
     def krun_set_vm_config(self, context: int, vcpus: int, ram_mib: int, /) -> int: ...
 
     @function(KRUN, ctx_id, strings)
+    def krun_set_rlimits(self, context: int, rlimits: Array[c_char_p], /) -> int: ...
+
+    @function(KRUN, ctx_id, strings)
     def krun_set_port_map(self, context: int, port_map: Array[c_char_p], /) -> int: ...
 
     @function(KRUN, ctx_id)

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from krunclient.model import LibraryPair
 
 
+CAP_SYS_RESOURCE = 24  # <linux/capability.h>
+EVERY_USER = ["0", "0", "4294967295"]  # uid_map of the first user namespace, user_namespaces(7)
 LANDLOCK_CREATE_RULESET_VERSION = 1  # <linux/landlock.h>
 
 
 class HostFacts(Record):
     """`exec_path` is the guest's program, absolute in the guest. `vmm_uid` is who the VMM runs as,
     `landlock_abi` 0 if the kernel has no Landlock, `hard_limits` this process's own by name.
+    `open_files` is the highest limit on them that this process can have.
     """
 
     architecture: Architecture
@@ -35,6 +38,7 @@ class HostFacts(Record):
     vmm_uid: int
     landlock_abi: int
     hard_limits: Mapping[str, int]
+    open_files: int
 
 
 def find_architecture() -> Architecture:
@@ -66,6 +70,7 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
         vmm_uid=vmm_uid(config),
         landlock_abi=landlock_abi(libc) if config.sandbox else 0,
         hard_limits=hard_limits(libc),
+        open_files=open_files(libc),
     )
 
 
@@ -84,6 +89,26 @@ def hard_limits(libc: Libc) -> Mapping[str, int]:
         libc.getrlimit(number, limit)
         found[name] = int(limit.hard)
     return found
+
+
+def open_files(libc: Libc) -> int:
+    """The highest limit on open files that this process can have: its hard one, or fs.nr_open of
+    proc(5) if it has CAP_SYS_RESOURCE in the first user namespace. Raises OSError.
+    """
+    hard = hard_limits(libc)["RLIMIT_NOFILE"]
+    if os.geteuid() != 0:
+        return hard
+    try:
+        with open("/proc/self/uid_map") as file:
+            is_first = file.read().split() == EVERY_USER
+        with open("/proc/self/status") as file:
+            (effective,) = (line.split()[1] for line in file if line.startswith("CapEff:"))
+        with open("/proc/sys/fs/nr_open") as file:
+            most = int(file.read())
+    except (OSError, ValueError):
+        return hard
+    may_raise = is_first and int(effective, 16) >> CAP_SYS_RESOURCE & 1
+    return max(hard, most) if may_raise else min(hard, most)
 
 
 def vmm_uid(config: Config) -> int:

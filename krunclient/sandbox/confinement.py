@@ -26,8 +26,6 @@ CAPABILITIES = {
     "CAP_SETUID": 7,  # and to that user
 }
 
-# A descriptor an inode that the guest knows, and one a connection.
-MAX_OPEN_FILES = 65536
 # What a VMM takes beside the guest's RAM: code, stacks, buffers of 1 to 2 MiB a device.
 MAX_OWN_MEMORY_MIB = 512
 # And of addresses, which bounds the memory that is shared and what the kernel needs for maps:
@@ -103,7 +101,6 @@ def _limits(guest: Guest, window_mib: int, *, user_namespace: bool) -> Mapping[s
     memory_mib = guest.memory_mib + window_mib
     own_addresses_mib = MAX_OWN_ADDRESS_SPACE_MIB + guest.vcpus * ARENA_MIB
     limits = {
-        "RLIMIT_NOFILE": MAX_OPEN_FILES,
         "RLIMIT_DATA": (memory_mib + MAX_OWN_MEMORY_MIB) * 2**20,
         "RLIMIT_AS": (memory_mib + own_addresses_mib) * 2**20,
         "RLIMIT_MEMLOCK": 0,

@@ -16,6 +16,7 @@ from krunclient.bindings.libc import (
     SignalSet,
 )
 from krunclient.errors import VmError, unexpected
+from krunclient.model import FEW_OPEN_FILES, MORE_OPEN_FILES
 from krunclient.sandbox import process
 from krunclient.supervisor import claims, memory
 
@@ -101,6 +102,13 @@ def _announce_start(plan: Plan, log: Log) -> None:
         vcpus=guest.vcpus,
         memory_mib=guest.memory_mib,
     )
+    if plan.facts.open_files < FEW_OPEN_FILES:
+        log.write(
+            events.FEW_OPEN_FILES,
+            f"at most {plan.facts.open_files} open files, and each file that the guest knows is"
+            f" one: {MORE_OPEN_FILES}",
+            open_files=plan.facts.open_files,
+        )
 
 
 def _claim(plan: Plan, libc: Libc) -> tuple[PortClaim, tuple[int, ...]]:

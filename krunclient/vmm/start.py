@@ -7,6 +7,7 @@ import os
 from ctypes import Array, c_char_p
 
 from krunclient.bindings import libkrun
+from krunclient.bindings.libc import RLIMITS
 from krunclient.bindings.libkrun import ROOT_TAG, TSI_HIJACK_INET, Krun, KrunError, LoadError
 from krunclient.errors import LIMITS, SEE_LIMITS, HostError, VmError
 from krunclient.model import INIT_FILE, Features
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from krunclient.bindings.libc import Libc
-    from krunclient.model import LibraryPair
+    from krunclient.model import LibraryPair, Rlimit
     from krunclient.plan import Plan
     from krunclient.secret import Secret
 
@@ -54,6 +55,7 @@ def start(plan: Plan, libc: Libc, krun: Krun, init_file: Secret, root: str) -> N
         krun.krun_init_log(descriptors.LOG, libkrun.LOG_LEVEL_ERROR, libkrun.LOG_STYLE_NEVER, 0)
         context = Context(krun, features)
         context.set_vm_config(guest.vcpus, guest.memory_mib)
+        context.set_rlimits(guest.rlimits)
         # Without a sandbox it is ROOT_PATH itself, which only libkrun can keep whole.
         context.set_root(os.fsencode(root), read_only=plan.confinement is None)
         if features.krun_fs_add_overlay_file:  # else it is in the root already
@@ -89,6 +91,11 @@ class Context:
 
     def set_vm_config(self, vcpus: int, ram_mib: int) -> None:
         self._krun.krun_set_vm_config(self._id, vcpus, ram_mib)
+
+    def set_rlimits(self, rlimits: Sequence[Rlimit]) -> None:
+        """libkrun's init sets them. It leaves them in the app's environment, as KRUN_RLIMITS."""
+        texts = [f"{RLIMITS[limit.name]}={limit.soft}:{limit.hard}" for limit in rlimits]
+        self._krun.krun_set_rlimits(self._id, _strings(texts))
 
     def set_root(self, path: bytes, *, read_only: bool) -> None:
         if self._features.krun_add_virtiofs3:

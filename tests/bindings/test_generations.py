@@ -29,6 +29,8 @@ def test_2x_gets_explicit_devices_and_a_file_in_memory(record: Recorded) -> None
         "krun_init_log 3 1 2 0",
         "krun_create_ctx",
         "krun_set_vm_config 7 2 256",
+        "krun_set_rlimits[0] 7=1048576:1048576",
+        "krun_set_rlimits 7",
         "krun_add_virtio_console_default 7 0 1 6",
         "krun_add_vsock 7 1",
         "krun_set_port_map[0] 8080:8080",
@@ -45,7 +47,7 @@ def test_2x_gets_explicit_devices_and_a_file_in_memory(record: Recorded) -> None
     assert process["cwd"] == "/"
 
 
-START = ["krun_create_ctx", "krun_set_vm_config"]
+START = ["krun_create_ctx", "krun_set_vm_config", "krun_set_rlimits", "krun_set_rlimits"]
 CONSOLE = ["krun_disable_implicit_console", "krun_add_virtio_console_default"]
 VSOCK = ["krun_disable_implicit_vsock", "krun_add_vsock"]
 END = ["krun_set_port_map", "krun_set_port_map", "krun_start_enter"]
@@ -99,6 +101,15 @@ def test_a_libkrun_older_than_1_13_is_69(record: Recorded, tmp_path: Path) -> No
     assert "use libkrun 1.13 or later, or the bundled one" in ended.error
 
 
+def test_each_limit_that_was_asked_for_is_set_by_its_number(record: Recorded) -> None:
+    given = ["--rlimit=core=0:unlimited", "--rlimit=nofile=1:2", "--rlimit=nofile=64:100"]
+    calls = [call for call in record(200, *given)[1] if call.startswith("krun_set_rlimits[")]
+    assert calls == [
+        "krun_set_rlimits[0] 7=64:100",
+        f"krun_set_rlimits[1] 4=0:{2**64 - 1}",
+    ]
+
+
 def test_a_value_that_an_old_init_cant_carry_is_64_and_not_shown(record: Recorded) -> None:
     ended, _ = record(118, env={"HOST": 'hidden "quoted"'})
     assert ended.status == 64
@@ -118,6 +129,7 @@ def test_no_function_is_ever_given_a_value_of_the_environment(record: Recorded) 
         "krun_init_log",
         "krun_create_ctx",
         "krun_set_vm_config",
+        "krun_set_rlimits",
         "krun_add_virtiofs3",
         "krun_fs_add_overlay_file",
         "krun_add_virtio_console_default",

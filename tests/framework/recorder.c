@@ -91,6 +91,12 @@ int32_t krun_set_vm_config(uint32_t ctx, uint8_t vcpus, uint32_t ram)
     return call("krun_set_vm_config", " %u %u %u", ctx, vcpus, ram);
 }
 
+int32_t krun_set_rlimits(uint32_t ctx, const char *const limits[])
+{
+    strings("krun_set_rlimits", limits);
+    return call("krun_set_rlimits", " %u", ctx);
+}
+
 int32_t krun_set_port_map(uint32_t ctx, const char *const map[])
 {
     strings("krun_set_port_map", map);

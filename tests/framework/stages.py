@@ -43,6 +43,7 @@ def facts(
     landlock_abi: int = 6,
     machine: str = "x86_64",
     hard_limits: Mapping[str, int] | None = None,
+    open_files: int = 2**20,
 ) -> HostFacts:
     pair = LibraryPair(
         libkrun="/a",
@@ -59,6 +60,7 @@ def facts(
         vmm_uid=vmm_uid,
         landlock_abi=landlock_abi,
         hard_limits=hard_limits or NO_LIMITS,
+        open_files=open_files,
     )
 
 

@@ -10,14 +10,17 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from krunclient.host import facts
 from tests.framework import fake_vmm
 from tests.framework.launch import Ended, Launcher
 from tests.framework.namespaces import UNSHARE
 from tests.framework.paths import EXECUTABLE, TOP
+from tests.framework.stages import LIBC
 
 PORT = "30781"
 
@@ -156,16 +159,48 @@ def test_too_few_descriptors_are_said_to_be_too_few(
         assert descriptors < 1000
         assert ended.status == 70
         few = "too many open files|which limit has been reached|allow more open files"
-        assert re.search(few, ended.error, re.I)
+        error = ended.stderr.decode().splitlines()[-1]  # after a warning
+        assert error.startswith("krunclient: error: ")
+        assert re.search(few, error, re.I)
+
+
+WITHOUT_RAISING = ["setpriv", "--bounding-set=-sys_resource"] if os.geteuid() == 0 else []
+NR_OPEN = int(Path("/proc/sys/fs/nr_open").read_text())
+SHOW_OPEN_FILES = """
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    dprintf(6, "%lu %lu\\n", limit.rlim_cur, limit.rlim_max);
+"""
+
+
+@pytest.mark.parametrize("sandbox", ["strict", "off"])
+@pytest.mark.parametrize("most", [4096, 16384])
+def test_the_vmm_has_the_highest_limit_on_open_files_and_a_low_one_is_told(
+    tmp_path: Path, most: int, sandbox: str
+) -> None:
+    launcher, arguments = fake_vmm.prepare(tmp_path, SHOW_OPEN_FILES)
+    command = [*WITHOUT_RAISING, *launcher.command]
+    hard = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (256, most))
+    ended = replace(launcher, command=command).run(
+        *arguments, PORT, "--sandbox", sandbox, preexec=hard
+    )
+    *warnings, limits = ended.stderr.decode().splitlines()
+    assert limits == f"{most} {most}"
+    if most < 16384:
+        (warning,) = warnings
+        assert warning.startswith("krunclient: warning: at most 4096 open files")
+    else:
+        assert warnings == []
+    if facts.open_files(LIBC) == NR_OPEN:  # as root, who may raise it unless in a container
+        ended = launcher.run(*arguments, PORT, "--sandbox", sandbox, preexec=hard)
+        assert ended.stderr.decode() == f"{NR_OPEN} {NR_OPEN}\n"
 
 
 def test_a_host_that_allows_no_core_dumps_is_no_obstacle(
     prepared: tuple[Launcher, list[str | Path]],
 ) -> None:
     launcher, arguments = prepared
-    # Root could raise the limit again.
-    lesser = ["setpriv", "--bounding-set=-sys_resource"] if os.geteuid() == 0 else []
-    command = [*lesser, *launcher.command]
+    command = [*WITHOUT_RAISING, *launcher.command]
     none = limited(resource.RLIMIT_CORE, 0)
     ended = replace(launcher, command=command).run(*arguments, PORT, preexec=none)
     assert ended.status == fake_vmm.STATUS

@@ -8,6 +8,7 @@ import pytest
 
 from krunclient import cli, options
 from krunclient.errors import UsageError
+from krunclient.model import Rlimit
 from krunclient.options import OPTIONS
 from tests.framework.paths import TOP
 from tests.framework.stages import settings
@@ -18,6 +19,7 @@ SAMPLES = {
     "--user": None,
     "--env": "A=b",
     "--volume": "/a:/b",
+    "--rlimit": "core=0:1",
     "--exec": "/b",
     "--libkrun": "/b",
     "--libkrunfw": "/b",
@@ -96,3 +98,28 @@ def test_a_variable_that_inits_take_for_a_setting_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="as settings of its own"):
         settings("--env", name, env={name.encode(): b"x"})
     settings(f"--env=MY_{name}=x")
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("nofile=1024:4096", Rlimit(name="RLIMIT_NOFILE", soft=1024, hard=4096)),
+        ("nofile=1048576:1048576", Rlimit(name="RLIMIT_NOFILE", soft=2**20, hard=2**20)),
+        ("core=0:unlimited", Rlimit(name="RLIMIT_CORE", soft=0, hard=2**64 - 1)),
+    ],
+)
+def test_a_limit_is_a_name_and_two_numbers(text: str, limit: Rlimit) -> None:
+    assert limit in settings(f"--rlimit={text}").guest.rlimits
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "nofile", "nofile=1", "nofile=:", "nofile=1:", "nofile=:1", "=1:2", "files=1:2"),
+        *("NOFILE=1:2", "nofile=2:1", "nofile=1:1048577", "nofile=1:unlimited", "nofile=-1:2"),
+        *("core=unlimited:1", "core=1:18446744073709551616", "core=1:2:3", "core=1,2:3"),
+    ],
+)
+def test_any_other_limit_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match="--rlimit"):
+        settings(f"--rlimit={text}")

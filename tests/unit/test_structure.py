@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "model": (*FOUNDATION, "bindings"),
     "log": FOUNDATION,
     "report": (*FOUNDATION, "log"),
-    "options": (*FOUNDATION, "log", "model"),
+    "options": (*FOUNDATION, "bindings", "log", "model"),
     "cli": (*FOUNDATION, "options"),
     "config": (*FOUNDATION, "bindings", "model", "options", "cli"),
     "host": (*FOUNDATION, "bindings", "model", "config"),
