@@ -61,7 +61,7 @@ ENDED = Event(
     when="the end of the VM",
     fields=(
         *("how", "app_status", "stopped_by", "forced"),
-        *("seconds", "processor_seconds", "peak_memory_mib"),
+        *("seconds", "processor_seconds", "peak_memory_mib", "lost_mib"),
     ),
 )
 LIBKRUN = Event(name="libkrun", level="warning", when="libkrun logged an error")

@@ -9,6 +9,7 @@ It never loads libkrun.
     loop       waits for descriptors and timers
     watch      the life cycle of the VMM, by its handlers
     sockets    answers the VMM's calls of bind, connect and listen
+    layer      how much the guest has written to memory, which is lost
     readiness  whether the app has started, and whether the port accepts
     announce   writes events to the log and tells a service manager
     libkrunlog libkrun's log, read for what it alone tells

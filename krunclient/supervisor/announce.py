@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from krunclient.supervisor.verdict import End
 
 
+KEPT_BY = "--volume, --overlay or --state-dir keeps it"
 MAX_UNIX_PATH_BYTES = 107  # sockaddr_un.sun_path without its NUL, unix(7)
 
 
@@ -62,10 +63,11 @@ class Announcer:
         seconds = time.monotonic() - self._started
         processor = used.ru_utime + used.ru_stime
         peak_mib = used.ru_maxrss // 1024
+        lost = f"; what it wrote is lost, {end.lost_mib:g} MiB: {KEPT_BY}" if end.lost_mib else ""
         self._log.write(
             events.ENDED,
             f"{end.how} after {seconds:.1f} s; {processor:.1f} s of processor"
-            f" time, {peak_mib} MiB of memory at most",
+            f" time, {peak_mib} MiB of memory at most{lost}",
             how=end.how,
             app_status=end.app_status,
             stopped_by=end.stop_signal,
@@ -73,6 +75,7 @@ class Announcer:
             seconds=round(seconds, 3),
             processor_seconds=round(processor, 3),
             peak_memory_mib=peak_mib,
+            lost_mib=end.lost_mib,
         )
 
     def _notify(self, state: bytes) -> None:

@@ -19,7 +19,8 @@ class End(Record):
     `stop_signal` asked for a stop, if any; `forced` tells that the VM was then ended by force.
     `failure` is the error that ended the VM, `reported` the one that the VMM told of itself.
     `without_status` and `cause` are what libkrun's log tells: that the guest ended without a
-    status of the app's, and the likely reason, to be put behind a sentence.
+    status of the app's, and the likely reason, to be put behind a sentence. `lost_mib` is how much
+    the guest had written to memory, None if its writes went elsewhere.
     """
 
     wait_status: int
@@ -30,6 +31,7 @@ class End(Record):
     reported: LaunchError | None
     without_status: bool
     cause: str
+    lost_mib: float | None
 
     @property
     def app_status(self) -> int | None:

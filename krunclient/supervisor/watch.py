@@ -24,6 +24,7 @@ from krunclient.record import Record
 from krunclient.report import Report
 from krunclient.supervisor import readiness
 from krunclient.supervisor.announce import Announcer
+from krunclient.supervisor.layer import MemoryLayer
 from krunclient.supervisor.libkrunlog import LibkrunLog
 from krunclient.supervisor.loop import READABLE, Loop
 from krunclient.supervisor.sockets import SocketSupervisor
@@ -94,6 +95,7 @@ class Watch:
         self._libkrun_log = LibkrunLog(log, console=plan.config.console)
         self._is_set_up = plan.confinement is None
         self._phase = BOOTING if self._is_set_up else SETUP
+        self._memory_layer: MemoryLayer | None = None
         self._stop: Stop | None = None
         self._failure: LaunchError | None = None
 
@@ -115,6 +117,7 @@ class Watch:
             self._libkrun_log.feed(self._read(self._child.log))
         self._report.feed(self._read(self._child.report))
         self._report.take_listener()
+        layer = self._memory_layer
         end = End(
             wait_status=wait_status,
             was_set_up=self._is_set_up,
@@ -124,6 +127,7 @@ class Watch:
             reported=self._report.error(self._plan.config.files.root_path),
             without_status=self._libkrun_log.without_status,
             cause=self._libkrun_log.reason(),
+            lost_mib=layer.written_mib() if layer else None,
         )
         if end.had_a_vm:
             self._announce.ended(end, used)
@@ -170,6 +174,8 @@ class Watch:
         if listener is not None and self._phase == SETUP:
             try:
                 sockets = self._supervise(listener)
+                if self._plan.config.files.overlay is None:
+                    self._memory_layer = MemoryLayer(self._child.pid)
             except OSError as error:
                 # A VMM that was killed meanwhile has no descriptors any more, and is about to end.
                 if not self._has_ended(EXIT_SECONDS):

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -351,6 +351,33 @@ def test_the_story_of_a_launch_is_told_in_a_few_messages(start: Start) -> None:
     assert (record["app_status"], record["stopped_by"], record["forced"]) == (3, 15, False)
     assert float(str(record["seconds"])) > 0
     assert int(str(record["peak_memory_mib"])) > 0
+
+
+WRITES = """
+    static char some[3 << 20];
+    int file = open("/guest/some", O_CREAT | O_WRONLY, 0600);
+    if (write(file, some, sizeof(some)) != sizeof(some)) _exit(95);
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [((), 3), (("--overlay",), None), (("--sandbox=off",), None)],
+    ids=["in memory", "overlay", "no sandbox"],
+)
+def test_what_was_written_to_memory_is_told_to_be_lost(
+    tmp_path: Path, options: Sequence[str], lost: float | None
+) -> None:
+    writes = WRITES if options != ("--sandbox=off",) else ""
+    launcher, arguments = fake_vmm.prepare(tmp_path, writes)
+    place = [tmp_path / "overlay"] if options == ("--overlay",) else []
+    given: list[str | Path] = [*fake_vmm.TELLS_ITS_STORY, *options, *place]
+    ended = launcher.run(*arguments, str(PORT), *given)
+    assert ended.status == fake_vmm.STATUS
+    record = json.loads(ended.stderr.splitlines()[-1])
+    assert record["lost_mib"] == lost
+    sentence = "what it wrote is lost, 3 MiB: --volume, --overlay or --state-dir keeps it"
+    assert (sentence in record["message"]) is bool(lost)
 
 
 def test_a_run_that_goes_well_says_nothing_by_default(tmp_path: Path) -> None:

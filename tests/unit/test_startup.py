@@ -59,6 +59,7 @@ IN_THE_VMM = {
 }
 IN_THE_SUPERVISOR = {
     "krunclient.supervisor.announce",
+    "krunclient.supervisor.layer",
     "krunclient.supervisor.libkrunlog",
     "krunclient.supervisor.loop",
     "krunclient.supervisor.readiness",

@@ -10,6 +10,7 @@ from krunclient.errors import BusyError, UsageError, VmError
 from krunclient.supervisor.verdict import End, status
 
 BY_ITSELF = End(
+    lost_mib=0,
     wait_status=0,
     was_set_up=True,
     stop_signal=None,
