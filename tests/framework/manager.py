@@ -4,6 +4,8 @@ It starts `krunclient APP_DIRECTORY PORT` with pipes, HOST and INTERNAL_SECRET; 
 `/api/status` every second until that is healthy and every 15 seconds from then on; starts again
 after any exit, in 1 second at first and up to 30 later; and stops by SIGINT, 10 seconds (today's
 NexusHub: 5), SIGKILL.
+
+As a process of its own, for tests that signal it or kill it: `command` starts it, `main` is it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -24,6 +27,7 @@ CHECK_UNTIL_HEALTHY, CHECK_WHEN_HEALTHY = 1, 15
 FAILURES_IN_A_ROW = 30
 FIRST_BACKOFF, LAST_BACKOFF = 1, 30
 STOP_SECONDS = 10
+HEALTHY = "healthy\n"
 
 
 @dataclass
@@ -36,6 +40,7 @@ class App:
     exits: list[int] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
+    idle: threading.Event = field(default_factory=threading.Event)  # stopped until it is wanted
 
     def is_healthy(self, timeout: float = HEALTH_TIMEOUT) -> bool:
         """200 and a JSON object."""
@@ -82,6 +87,15 @@ class Manager:
         for thread in self._threads:
             thread.join()
 
+    def stop_idle(self, app: App) -> None:
+        """Stop an app that nobody asks, and leave it so until `wake`."""
+        app.idle.set()
+        while len(app.exits) < app.starts:
+            time.sleep(0.05)
+
+    def wake(self, app: App) -> None:
+        app.idle.clear()
+
     def wait_until_healthy(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not all(app.is_healthy() for app in self.apps):
@@ -93,8 +107,10 @@ class Manager:
         while not self._stopping.is_set():
             began = time.monotonic()
             app.exits.append(self._run_once(app))
-            if time.monotonic() - began > LAST_BACKOFF:
+            if time.monotonic() - began > LAST_BACKOFF or app.idle.is_set():
                 backoff = FIRST_BACKOFF
+            while app.idle.is_set() and not self._stopping.wait(0.05):
+                pass
             self._stopping.wait(backoff)
             backoff = min(2 * backoff, LAST_BACKOFF)
 
@@ -131,7 +147,7 @@ class Manager:
         while process.poll() is None:
             due = time.monotonic() + pause * self._slowness
             while process.poll() is None and time.monotonic() < due:
-                if self._stopping.wait(0.05):
+                if self._stopping.wait(0.05) or app.idle.is_set():
                     self._stop(process)
                     return
             if app.is_healthy(HEALTH_TIMEOUT * self._slowness):
@@ -148,3 +164,43 @@ class Manager:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def command(
+    krunclient: Sequence[str | Path], apps: Sequence[App], slowness: float, stop_seconds: float
+) -> list[str]:
+    """The command of a manager that is a process of its own.
+
+    It writes HEALTHY once its apps are, stops them at SIGINT, and then writes the exits and the
+    errors of each as JSON.
+    """
+    settings = {
+        "krunclient": [str(word) for word in krunclient],
+        "apps": [[str(app.directory), app.port] for app in apps],
+        "slowness": slowness,
+        "stop_seconds": stop_seconds,
+    }
+    return [sys.executable, "-m", "tests.framework.manager", json.dumps(settings)]
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    apps = [App(Path(directory), port) for directory, port in settings["apps"]]
+    asked = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: asked.set())
+    with Manager(
+        *(settings["krunclient"], os.environ, apps),
+        slowness=settings["slowness"],
+        stop_seconds=settings["stop_seconds"],
+    ):
+        while not asked.is_set() and not all(app.is_healthy() for app in apps):
+            time.sleep(CHECK_UNTIL_HEALTHY)
+        sys.stdout.write(HEALTHY)
+        sys.stdout.flush()
+        while not asked.wait(1):
+            pass
+    print(json.dumps([[app.exits, app.errors] for app in apps]))
+
+
+if __name__ == "__main__":
+    main()

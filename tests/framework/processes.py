@@ -16,8 +16,8 @@ def runs(process: int) -> bool:
 
 def children_of(process: int) -> list[Path]:
     """Their directories in /proc."""
-    text = Path(f"/proc/{process}/task/{process}/children").read_text()
-    return [Path("/proc", child) for child in text.split()]
+    of_threads = Path(f"/proc/{process}/task").glob("*/children")
+    return [Path("/proc", child) for path in of_threads for child in path.read_text().split()]
 
 
 def status_of(process: Path) -> dict[str, str]:

@@ -39,6 +39,8 @@ def test_values_arrive_byte_for_byte(
         "PATH": "/bin",  # the script's own
         "HOME": "/root",
         "TERM": "linux",
+        # libkrun's way to set limits
+        "KRUN_RLIMITS": "7=1048576:1048576",
         # what a shell adds
         "SHLVL": "1",
         "PWD": "/",
@@ -67,3 +69,17 @@ def test_unset_host_and_secret_are_empty(
     ended = Launcher(launcher.command, bare).run(new_root(PRINT_ALL), str(port))
     found = environment_of(ended.stdout)
     assert (found["HOST"], found["INTERNAL_SECRET"]) == ("", "")
+
+
+def test_the_app_has_as_many_open_files_as_its_kernel_takes_and_the_limits_that_were_asked_for(
+    launcher: Launcher, new_root: Callable[..., Path], port: int
+) -> None:
+    root = new_root("ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hc; ulimit -Su; ulimit -Hu")
+
+    def limits(*options: str) -> list[str]:
+        return launcher.run(*options, root, str(port)).stdout.decode().split()
+
+    open_files = limits()[:2]
+    assert open_files == ["1048576", "1048576"]
+    asked = limits("--rlimit=nofile=64:100", "--rlimit=core=0:unlimited", "--rlimit=nproc=50:60")
+    assert asked == ["64", "100", "0", "unlimited", "50", "60"]

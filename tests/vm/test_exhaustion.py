@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import pytest
 from tests.framework.launch import Launcher, Server
 from tests.framework.paths import TOP
 from tests.framework.processes import children_of
-from tests.framework.roots import HTTPD
+from tests.framework.roots import HTTPD, open_to
 
 NewRoot = Callable[..., Path]
 GUEST_MIB = 128
@@ -87,3 +88,55 @@ def test_a_gibibyte_of_output_comes_through_whole_and_takes_no_memory(
     process.communicate()
     assert (process.returncode, received) == (0, OUTPUT_BYTES)
     assert largest < 512 + OVERHEAD_MIB
+
+
+MANY_FILES = 20_000
+
+
+def few_open_files(most: int) -> Callable[[], None]:
+    """To be run before exec. Who starts krunclient as root can raise it again."""
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def test_more_files_than_the_vmm_may_open_are_served_or_warned_of_and_hang_nothing(
+    any_launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root(
+        "mkdir /www; echo hello >/www/index.html; httpd -p 80 -h /www\n"
+        "find /many -type f -exec stat -c %s {} + 2>/dev/null | wc -l; while :; do sleep 1; done"
+    )
+    for number in range(MANY_FILES):
+        file = root / f"many/{number % 100}/{number}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    if any_launcher.user is not None:
+        open_to(any_launcher.user, root)
+    process = any_launcher.start(root, str(port), preexec=few_open_files(4096))
+    with Server(process, port) as server:
+        assert process.stdout is not None
+        found = int(process.stdout.readline())
+        for _ in range(5):
+            server.wait_until_it_answers(10)  # if only that it can't open its file
+        process.kill()
+        _, stderr = process.communicate()
+    warning = f"krunclient: warning: at most {4096} open files"
+    if any_launcher.user is None:
+        assert found == MANY_FILES
+        assert warning not in stderr.decode()
+    else:
+        assert 3500 < found < MANY_FILES
+        assert stderr.decode().startswith(warning)
+
+
+def test_too_few_open_files_for_libkrun_are_70_and_no_hang(
+    any_launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    root = new_root("exit 5")
+    ended = any_launcher.run(root, str(port), preexec=few_open_files(64), timeout=30)
+    if any_launcher.user is None:
+        assert (ended.status, ended.stderr) == (5, b"")
+    else:
+        assert ended.status == 70
+        error = ended.stderr.decode().splitlines()[-1]
+        assert "Too many open files" in error
+        assert "the limit on open files" in error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import signal
 import subprocess
@@ -13,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.framework.launch import Launcher
-from tests.framework.manager import App, Manager
-from tests.framework.paths import SCRIPTS
+from tests.framework.manager import HEALTH_TIMEOUT, HEALTHY, App, Manager, command
+from tests.framework.paths import SCRIPTS, TOP
 from tests.framework.ports import next_port
-from tests.framework.processes import runs
+from tests.framework.processes import children_of, runs
 from tests.framework.roots import GRACEFUL_HTTPD
 from tests.framework.roots import STATUS_WHEN_ASKED as ASKED
 
@@ -68,23 +70,31 @@ echo $((count + 1)) >/db/count
 """
 
 
-@pytest.mark.timeout(600)
-def test_under_todays_nexushub_an_app_keeps_its_data(
-    launcher: Launcher, new_root: NewRoot, slowness: float
-) -> None:
-    """Its program is /app/bin/app, its data in /db, and its manager the working directory's."""
+@pytest.fixture
+def counting_apps(new_root: NewRoot) -> list[App]:
+    """As they are under today's NexusHub: the program is /app/bin/app, the data are in /db, and
+    the working directory is the root. Each counts its starts.
+    """
     apps = []
-    for _ in range(2):
+    for _ in range(3):
         root = new_root()
         (root / "app/bin").mkdir(parents=True)
         (root / "app/bin/app").write_text(COUNTING)
         (root / "app/bin/app").chmod(0o755)
         (root / "db").mkdir()
         apps.append(App(root, next_port()))
+    return apps
 
-    def counts() -> list[int]:
-        return [int((app.directory / "db/count").read_text()) for app in apps]
 
+def counts(apps: Sequence[App]) -> list[int]:
+    return [int((app.directory / "db/count").read_text()) for app in apps]
+
+
+@pytest.mark.timeout(600)
+def test_under_todays_nexushub_an_app_keeps_its_data(
+    launcher: Launcher, counting_apps: list[App], slowness: float
+) -> None:
+    apps = counting_apps
     environment = {**launcher.environment, **RECIPE}
     for run in (1, 2):  # the manager is started again
         with Manager(
@@ -94,14 +104,58 @@ def test_under_todays_nexushub_an_app_keeps_its_data(
         ) as manager:
             manager.wait_until_healthy(BOOT_SECONDS * slowness)
             if run == 1:
-                assert counts() == [1, 1]
+                assert counts(apps) == [1, 1, 1]
                 assert apps[0].process is not None
                 apps[0].process.kill()
+                manager.stop_idle(apps[1])
                 wait_until(lambda: apps[0].starts == 2, 10 * slowness)
+                assert apps[1].starts == 1
+                manager.wake(apps[1])
                 manager.wait_until_healthy(BOOT_SECONDS * slowness)
-    assert counts() == [3, 2]
-    assert [app.exits for app in apps] == [[-signal.SIGKILL, ASKED, ASKED], [ASKED, ASKED]]
-    assert [app.errors for app in apps] == [[], []]
+    assert counts(apps) == [3, 3, 2]
+    assert [app.exits for app in apps] == [
+        [-signal.SIGKILL, ASKED, ASKED],
+        [ASKED, ASKED, ASKED],
+        [ASKED, ASKED],
+    ]
+    assert [app.errors for app in apps] == [[], [], []]
+
+
+@pytest.mark.timeout(600)
+def test_what_a_killed_manager_leaves_ends_as_systemd_asks_and_ctrl_c_reaches_all_at_once(
+    launcher: Launcher, counting_apps: list[App], slowness: float
+) -> None:
+    apps = counting_apps
+
+    def start() -> subprocess.Popen[str]:
+        """A manager as a terminal starts it: what it starts is in its process group."""
+        manager = subprocess.Popen(
+            command(launcher.command, apps, slowness, TODAYS_STOP_SECONDS),
+            cwd=TOP,
+            env={**launcher.environment, **RECIPE, "PYTHONPATH": os.environ["PYTHONPATH"]},
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert manager.stdout is not None
+        assert manager.stdout.readline() == HEALTHY
+        return manager
+
+    killed = start()
+    left = [int(child.name) for child in children_of(killed.pid)]
+    killed.kill()
+    killed.communicate()
+    assert all(app.is_healthy(HEALTH_TIMEOUT * slowness) for app in apps)
+    os.killpg(killed.pid, signal.SIGTERM)  # to the control group, when the main process has died
+    wait_until(lambda: not any(runs(pid) for pid in left), 10 * slowness)
+    assert counts(apps) == [1, 1, 1]
+
+    manager = start()
+    assert counts(apps) == [2, 2, 2]
+    os.killpg(manager.pid, signal.SIGINT)
+    output, _ = manager.communicate()
+    assert json.loads(output) == [[[ASKED], []]] * 3
+    assert counts(apps) == [2, 2, 2]
 
 
 def supervisord_configuration(krunclient: Path, apps: Sequence[App], directory: Path) -> str:
