@@ -112,12 +112,18 @@ def rootfs(session: nox.Session) -> None:
     build_rootfs(session)
 
 
-@nox.session(venv_backend="none")
+@nox.session
 def distribute(session: nox.Session) -> None:
-    """Copy the root file system into the app directories named after --, or into all of them."""
+    """Copy the root file system into the app directories named after --, or into all of them.
+
+    With -- --package DIRECTORY, make a directory that NexusHub zips.
+    """
+    session.env.update(PYTHONPATH)
+    if "--package" in session.posargs:
+        install(session, "build")
+        build_executable(session)
     build_rootfs(session)
-    command = (sys.executable, "dist-scripts/distribute.py", *session.posargs)
-    session.run(*command, env=PYTHONPATH, external=True)
+    session.run("python", "dist-scripts/distribute.py", *session.posargs)
 
 
 @nox.session

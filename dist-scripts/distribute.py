@@ -1,11 +1,15 @@
 """Copy build/rootfs into app directories. Run by `nox -s distribute -- [DIRECTORY...]`.
 
+With `--package DIRECTORY` it makes a directory that NexusHub zips: the root file system with
+krunclient in it, as regular files alone, since what unpacks it makes no symbolic links.
+
 What is missing is added, what an earlier run put there and is outdated is replaced. A file that
 the app has of its own is never touched: a record in the app directory tells which are ours.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -16,15 +20,23 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 ROOTFS = TOP / "build/rootfs"
+EXECUTABLE = TOP / "dist/github.com/tomyedwab/yesterday/nexushub/bin/krunclient"
 APPS = TOP / "dist/github.com/tomyedwab/yesterday/apps"
 RECORD = ".krunclient-rootfs.json"
 
 
 def main() -> None:
     os.umask(0o022)
-    directories = [Path(argument) for argument in sys.argv[1:]] or sorted(
-        path for path in APPS.glob("*/") if path.is_dir()
-    )
+    parser = argparse.ArgumentParser(prog="nox -s distribute --", description=__doc__)
+    parser.add_argument("--package", type=Path, metavar="DIRECTORY", help="make one for NexusHub")
+    parser.add_argument("directories", nargs="*", type=Path, metavar="DIRECTORY")
+    arguments = parser.parse_args()
+    if arguments.package:
+        make_package(ROOTFS, EXECUTABLE, arguments.package)
+        print(f"{arguments.package}: the root file system, and bin/krunclient")
+        return
+    found = (path for path in APPS.glob("*/") if path.is_dir())
+    directories = arguments.directories or sorted(found)
     if not directories:
         sys.exit(f"no app directory: none was given, and {APPS.relative_to(TOP)} has none")
     for directory in directories:
@@ -34,6 +46,20 @@ def main() -> None:
         print(f"{directory}: {len(added)} added or replaced, {len(kept)} of the app's own kept")
         for name in kept:
             print(f"  kept {name}")
+
+
+def make_package(rootfs: Path, executable: Path, package: Path) -> None:
+    """Bring the directory of a package up to date, which is made if it is missing."""
+    (package / "bin").mkdir(parents=True, exist_ok=True)
+    for source in walk(rootfs):
+        target = package / source.relative_to(rootfs)
+        check_inside(package, target.parent)
+        if source.is_dir():
+            target.mkdir(exist_ok=True)
+            target.chmod(source.stat().st_mode & 0o7777)
+        else:
+            replace(source.resolve(), target)
+    replace(executable, package / "bin/krunclient")
 
 
 def distribute(rootfs: Path, app: Path) -> tuple[list[str], list[str]]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from distribute import distribute
-from tests.framework import paths  # noqa: F401, makes dist-scripts importable
+from distribute import distribute, make_package
+from tests.framework import paths, recorder
+from tests.framework.elf import elf
 
 
 @pytest.fixture
@@ -71,3 +77,30 @@ def test_a_link_out_of_the_app_directory_is_not_followed(
     with pytest.raises(SystemExit, match="leads out of"):
         distribute(rootfs, app)
     assert not list((tmp_path / "outside").iterdir())
+
+
+def test_a_package_that_is_zipped_and_unpacked_without_links_can_be_run(tmp_path: Path) -> None:
+    """Zipped by `zip -r`, and unpacked as NexusHub does it: by archive/zip of Go."""
+    package, unpacked = tmp_path / "package", tmp_path / "unpacked"
+    make_package(paths.ROOTFS, paths.EXECUTABLE, package)
+    make_package(paths.ROOTFS, paths.EXECUTABLE, package)  # again
+    shutil.make_archive(str(package), "zip", package)
+    with zipfile.ZipFile(f"{package}.zip") as archive:
+        for entry in archive.infolist():
+            archive.extract(entry, unpacked)
+            (unpacked / entry.filename).chmod((entry.external_attr >> 16) & 0o777)
+    for path in paths.ROOTFS.rglob("*"):
+        there = unpacked / path.relative_to(paths.ROOTFS)
+        assert not there.is_symlink()
+        assert there.is_dir() if path.is_dir() else there.read_bytes() == path.read_bytes()
+    (unpacked / "app/bin").mkdir(parents=True)
+    (unpacked / "app/bin/app").write_bytes(elf())
+    (unpacked / "app/bin/app").chmod(0o755)
+    version = subprocess.run([unpacked / "bin/krunclient", "--version"], capture_output=True)
+    assert version.stdout.startswith(b"krunclient ")
+    libkrun, libkrunfw = recorder.build(tmp_path, recorder.NEWEST)
+    pair = [f"--libkrun={libkrun}", f"--libkrunfw={libkrunfw}"]
+    words = ["--plan", *pair, str(unpacked), "30000"]
+    command = [sys.executable, "-m", "tests.framework.without_kvm", *words]
+    plan = subprocess.run(command, cwd=paths.TOP, capture_output=True, check=True)
+    assert json.loads(plan.stdout)["exec_path"] == "/app/bin/app"
