@@ -33,3 +33,15 @@ def is_gone_within(seconds: float, process: int) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def with_argument(path: Path) -> list[int]:
+    """The processes on whose command line this path is, the forked children of one included."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if bytes(path) in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            pass  # it has ended
+    return found

@@ -10,12 +10,14 @@
 #include <netinet/in.h>
 #include <netpacket/packet.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 static socklen_t address(const char *ip, const char *port, struct sockaddr_storage *to)
@@ -124,6 +126,42 @@ static int try_listen(const char *ip, const char *port, int kind)
     return 0;
 }
 
+static void *accept_one(void *listener)
+{
+    accept(*(int *)listener, NULL, NULL);
+    return NULL;
+}
+
+/* Whether a thread that waits in accept is woken by shutdown of its socket. */
+static int try_shutdown(const char *ip, const char *port)
+{
+    struct sockaddr_storage at;
+    socklen_t size = address(ip, port, &at);
+    int fd = socket(at.ss_family, SOCK_STREAM, 0);
+    struct timespec patience;
+    pthread_t thread;
+
+    if (fd < 0 || bind(fd, (void *)&at, size) < 0 || listen(fd, 16) < 0)
+        return -1;
+    pthread_create(&thread, NULL, accept_one, &fd);
+    sleep(1);
+    shutdown(fd, SHUT_RDWR);
+    clock_gettime(CLOCK_REALTIME, &patience);
+    patience.tv_sec += 3;
+    errno = pthread_timedjoin_np(thread, NULL, &patience);
+    return errno ? -1 : 0;
+}
+
+static int try_bind_as(const char *user, const char *port)
+{
+    struct sockaddr_storage at;
+    socklen_t size = address("0.0.0.0", port, &at);
+
+    if (setuid(atoi(user)) < 0)
+        return -1;
+    return bind(socket(AF_INET, SOCK_STREAM, 0), (void *)&at, size);
+}
+
 static int try_handle(const char *path)
 {
     struct {
@@ -164,6 +202,16 @@ int main(int argc, char **argv)
         result = try_frame();
     else if (!strcmp(what, "mknod"))
         result = mknod(one, S_IFCHR | 0600, makedev(1, 5));
+    else if (!strcmp(what, "shutdown"))
+        result = try_shutdown(one, two);
+    else if (!strcmp(what, "bind-as"))
+        result = try_bind_as(one, two);
+    else if (!strcmp(what, "rename"))
+        result = rename(one, two);
+    else if (!strcmp(what, "tmpfile"))
+        result = open(one, O_TMPFILE | O_RDWR, 0600) < 0 ? -1 : 0;
+    else if (!strcmp(what, "open"))
+        result = open(one, O_WRONLY) < 0 ? -1 : 0;
     else if (!strcmp(what, "handle"))
         result = try_handle(one);
     for (int i = 1; i < argc; i++)

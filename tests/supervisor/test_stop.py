@@ -24,7 +24,7 @@ from tests.framework.fake_vmm import (
     STOPS_ON_SIGINT,
 )
 from tests.framework.launch import Ended, block_stops, ignore_stops
-from tests.framework.processes import is_gone_within
+from tests.framework.processes import is_gone_within, with_argument
 
 PORT = 30779
 NOBODY = 65534
@@ -426,3 +426,33 @@ def test_with_die_with_parent_nothing_outlives_the_parent(open_directory: Path) 
         os.chown(overlay, NOBODY, NOBODY)
         as_nobody = (f"--user={NOBODY}", f"--overlay={overlay}")
         assert is_gone_with_its_parent("--die-with-parent", *as_nobody)
+
+
+@pytest.mark.parametrize("milliseconds", [0, 2, 5, 10, 20, 40, 80, 160, 320])
+@pytest.mark.parametrize("body", [GRACEFUL, STUBBORN], ids=["graceful", "stubborn"])
+def test_where_two_signals_a_stop_and_a_dying_parent_meet_nothing_is_left(
+    tmp_path: Path, body: Sequence[str], milliseconds: int
+) -> None:
+    """At some time between the start and readiness, and after it."""
+    launcher, arguments = fake_vmm.prepare(tmp_path, *body)
+    command = [*launcher.command, *arguments, str(PORT), "--die-with-parent"]
+    parent = subprocess.Popen(
+        ["sh", "-c", '"$@" & echo $!; wait', "sh", *command],
+        cwd=launcher.directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert parent.stdout is not None
+    supervisor = int(parent.stdout.readline())
+    time.sleep(milliseconds / 1000)
+    with contextlib.suppress(ProcessLookupError):  # it may have ended at the first
+        os.kill(supervisor, signal.SIGINT)
+        os.kill(supervisor, signal.SIGTERM)
+        parent.kill()
+        os.kill(supervisor, signal.SIGHUP)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + SOON
+    while left := with_argument(tmp_path):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
