@@ -41,8 +41,8 @@ LIMITS = {
     "output can't be opened again": (
         (
             "ls /dev/stdout 2>&1 | grep -c No; probe open /dev/fd/1; probe open /proc/self/fd/2;"
-            " echo written >&1; mkfifo /log; cat /log & ln -s /log /dev/stdout; echo x >/dev/stdout;"
-            " wait"
+            " echo written >&1; mkfifo /log; cat /log & ln -s /log /dev/stdout;"
+            " echo x >/dev/stdout; wait"
         ),
         ["1", "open /dev/fd/1: EMFILE", "open /proc/self/fd/2: EMFILE", "written", "x"],
     ),
