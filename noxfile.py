@@ -119,7 +119,7 @@ def distribute(session: nox.Session) -> None:
     With -- --package DIRECTORY, make a directory that NexusHub zips.
     """
     session.env.update(PYTHONPATH)
-    if "--package" in session.posargs:
+    if any(word.partition("=")[0] == "--package" for word in session.posargs):
         install(session, "build")
         build_executable(session)
     build_rootfs(session)

@@ -87,8 +87,9 @@ def require(*purposes: str) -> None:
     print(f"installing what {' and '.join(purposes)} needs: {shlex.join(install)}", flush=True)
     root = [] if os.geteuid() == 0 else ["sudo"]
     apt = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
-    subprocess.run([*apt, "update"], check=True)
-    subprocess.run([*apt, *install[1:]], check=True, stdout=subprocess.DEVNULL)
+    for words in (["update"], install[1:]):
+        if subprocess.run([*apt, *words], stdout=subprocess.DEVNULL).returncode:
+            sys.exit(f"please install, as root: {shlex.join(install)}")
 
 
 def codename() -> str:

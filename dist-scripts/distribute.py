@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
@@ -27,48 +27,57 @@ RECORD = ".krunclient-rootfs.json"
 
 def main() -> None:
     os.umask(0o022)
-    parser = argparse.ArgumentParser(prog="nox -s distribute --", description=__doc__)
-    parser.add_argument("--package", type=Path, metavar="DIRECTORY", help="make one for NexusHub")
-    parser.add_argument("directories", nargs="*", type=Path, metavar="DIRECTORY")
+    name = "nox -s distribute --"
+    parser = argparse.ArgumentParser(name, description=__doc__, allow_abbrev=False)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--package", type=named, metavar="DIRECTORY", help="make one for NexusHub")
+    which.add_argument("directories", nargs="*", type=named, metavar="DIRECTORY", default=[])
     arguments = parser.parse_args()
-    if arguments.package:
-        make_package(ROOTFS, EXECUTABLE, arguments.package)
-        print(f"{arguments.package}: the root file system, and bin/krunclient")
-        return
     found = (path for path in APPS.glob("*/") if path.is_dir())
     directories = arguments.directories or sorted(found)
-    if not directories:
-        sys.exit(f"no app directory: none was given, and {APPS.relative_to(TOP)} has none")
-    for directory in directories:
-        if not directory.is_dir():
-            sys.exit(f"{directory} is no directory")
-        added, kept = distribute(ROOTFS, directory)
-        print(f"{directory}: {len(added)} added or replaced, {len(kept)} of the app's own kept")
-        for name in kept:
-            print(f"  kept {name}")
-
-
-def make_package(rootfs: Path, executable: Path, package: Path) -> None:
-    """Bring the directory of a package up to date, which is made if it is missing."""
-    (package / "bin").mkdir(parents=True, exist_ok=True)
-    for source in walk(rootfs):
-        target = package / source.relative_to(rootfs)
-        check_inside(package, target.parent)
-        if source.is_dir():
-            target.mkdir(exist_ok=True)
-            target.chmod(source.stat().st_mode & 0o7777)
+    try:
+        if arguments.package:
+            arguments.package.mkdir(parents=True, exist_ok=True)
+            report(arguments.package, *make_package(ROOTFS, EXECUTABLE, arguments.package))
+        elif not directories:
+            sys.exit(f"no app directory: none was given, and {APPS.relative_to(TOP)} has none")
         else:
-            replace(source.resolve(), target)
-    replace(executable, package / "bin/krunclient")
+            for directory in directories:
+                if not directory.is_dir():
+                    sys.exit(f"{directory} is no directory")
+                report(directory, *distribute(ROOTFS, directory))
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}")
+
+
+def named(argument: str) -> Path:
+    """A directory as the user named it, who may have been elsewhere when starting nox."""
+    return Path(os.environ.get("NOX_STARTED_IN", ""), argument)
+
+
+def report(directory: Path, added: list[str], kept: list[str]) -> None:
+    print(f"{directory}: {len(added)} added or replaced, {len(kept)} of the app's own kept")
+    for name in kept:
+        print(f"  kept {name}")
+
+
+def make_package(rootfs: Path, executable: Path, package: Path) -> tuple[list[str], list[str]]:
+    """Bring the directory of a package up to date. Returns what was written, and what was kept."""
+    files = {name: source.resolve() for name, source in walk(rootfs).items()}
+    return copy({**files, "bin/krunclient": executable}, package)
 
 
 def distribute(rootfs: Path, app: Path) -> tuple[list[str], list[str]]:
     """Bring an app directory up to date. Returns what was written, and what was kept."""
+    return copy(walk(rootfs), app)
+
+
+def copy(sources: Mapping[str, Path], app: Path) -> tuple[list[str], list[str]]:
+    """Copy what is missing or outdated to its name in a directory."""
     record_path = app / RECORD
     record = json.loads(record_path.read_text()) if record_path.is_file() else {}
     added, kept = [], []
-    for source in walk(rootfs):
-        name = str(source.relative_to(rootfs))
+    for name, source in sources.items():
         target = app / name
         check_inside(app, target.parent)
         if source.is_dir() and not source.is_symlink():
@@ -92,8 +101,9 @@ def distribute(rootfs: Path, app: Path) -> tuple[list[str], list[str]]:
     return added, kept
 
 
-def walk(rootfs: Path) -> Iterator[Path]:
-    yield from sorted(rootfs.rglob("*"))
+def walk(rootfs: Path) -> dict[str, Path]:
+    """What is in a root file system, by its name there, directories before what is in them."""
+    return {str(path.relative_to(rootfs)): path for path in sorted(rootfs.rglob("*"))}
 
 
 def digest(path: Path) -> str:

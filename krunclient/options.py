@@ -44,6 +44,7 @@ MAX_OVERLAY_MIB = 2**20
 MAX_ID = 2**32 - 2  # (uid_t)-1 means no id at all
 MAX_SECONDS = 86400
 MAX_OPEN_FILES = 2**20  # fs.nr_open of the guest's kernel
+RLIMIT_NAMES = {name.removeprefix("RLIMIT_").lower(): name for name in RLIMITS}
 UNLIMITED, RLIM_INFINITY = "unlimited", 2**64 - 1  # <linux/resource.h>
 MAX_CPUS = 255  # krun_set_vm_config takes them as uint8_t
 # The bundled kernel starts with 64 MiB; with 32 it does not fit, and libkrun aborts.
@@ -196,7 +197,7 @@ def volume(source: str, text: str) -> Volume:
     rest = text.removesuffix(":ro")
     host_directory, _, guest_directory = rest.rpartition(":")
     parts = guest_directory.split("/")
-    if not host_directory or parts[0] or not any(parts) or ".." in parts:
+    if not host_directory or parts[0] or {*parts} <= {"", "."} or ".." in parts:
         raise UsageError(
             f"{source} can't be used",
             text,
@@ -211,30 +212,28 @@ def volume(source: str, text: str) -> Volume:
 
 
 def rlimit(source: str, text: str) -> Rlimit:
-    name, equals, limits = text.partition("=")
-    full = f"RLIMIT_{name.upper()}"
-    soft_text, colon, hard_text = limits.partition(":")
-    if full not in RLIMITS or name != name.lower() or not equals or not colon:
+    name, _, limits = text.partition("=")
+    soft, hard = (_limit(number) for number in limits.partition(":")[::2])
+    if name not in RLIMIT_NAMES or soft is None or hard is None:
         raise UsageError(
             f"{source} can't be used",
             text[:40],
             "not NAME=SOFT:HARD",
-            f"give nofile=1024:4096, say; the names are {rlimit_names()}",
+            f"give core=0:unlimited, say; the names are {' '.join(RLIMIT_NAMES)}",
         )
-    soft, hard = (_limit(f"{source} {name}", number) for number in (soft_text, hard_text))
-    most = MAX_OPEN_FILES if full == "RLIMIT_NOFILE" else RLIM_INFINITY
+    most = MAX_OPEN_FILES if name == "nofile" else RLIM_INFINITY
     if soft > hard or hard > most:
         why = "SOFT is more than HARD" if soft > hard else f"the guest's kernel takes up to {most}"
         raise UsageError(f"{source} can't be used", text[:40], why, "give less")
-    return Rlimit(name=full, soft=soft, hard=hard)
+    return Rlimit(name=RLIMIT_NAMES[name], soft=soft, hard=hard)
 
 
-def rlimit_names() -> str:
-    return " ".join(name.removeprefix("RLIMIT_").lower() for name in RLIMITS)
-
-
-def _limit(source: str, text: str) -> int:
-    return RLIM_INFINITY if text == UNLIMITED else whole_number(source, text, 0, RLIM_INFINITY)
+def _limit(text: str) -> int | None:
+    """None for a text that is none."""
+    if text == UNLIMITED:
+        return RLIM_INFINITY
+    is_number = text.isascii() and text.isdigit() and len(text) <= 20
+    return int(text) if is_number and int(text) <= RLIM_INFINITY else None
 
 
 def user(source: str, text: str) -> User:

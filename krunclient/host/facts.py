@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from krunclient.model import LibraryPair
 
 
-CAP_SYS_RESOURCE = 24  # <linux/capability.h>
-EVERY_USER = ["0", "0", "4294967295"]  # uid_map of the first user namespace, user_namespaces(7)
 LANDLOCK_CREATE_RULESET_VERSION = 1  # <linux/landlock.h>
 
 
@@ -92,23 +90,24 @@ def hard_limits(libc: Libc) -> Mapping[str, int]:
 
 
 def open_files(libc: Libc) -> int:
-    """The highest limit on open files that this process can have: its hard one, or fs.nr_open of
-    proc(5) if it has CAP_SYS_RESOURCE in the first user namespace. Raises OSError.
+    """The highest limit on open files that this process can have: fs.nr_open of proc(5) if it may
+    raise its hard limit, which is tried and taken back, else that one. Raises OSError.
     """
-    hard = hard_limits(libc)["RLIMIT_NOFILE"]
-    if os.geteuid() != 0:
-        return hard
+    number, before = RLIMITS["RLIMIT_NOFILE"], ResourceLimit()
+    libc.getrlimit(number, before)
     try:
-        with open("/proc/self/uid_map") as file:
-            is_first = file.read().split() == EVERY_USER
-        with open("/proc/self/status") as file:
-            (effective,) = (line.split()[1] for line in file if line.startswith("CapEff:"))
         with open("/proc/sys/fs/nr_open") as file:
             most = int(file.read())
     except (OSError, ValueError):
-        return hard
-    may_raise = is_first and int(effective, 16) >> CAP_SYS_RESOURCE & 1
-    return max(hard, most) if may_raise else min(hard, most)
+        return int(before.hard)
+    if before.hard >= most or os.geteuid() != 0:
+        return min(int(before.hard), most)
+    try:
+        libc.setrlimit(number, ResourceLimit(before.soft, most))
+        libc.setrlimit(number, before)
+    except PermissionError:  # no CAP_SYS_RESOURCE, as in most containers
+        return int(before.hard)
+    return most
 
 
 def vmm_uid(config: Config) -> int:

@@ -50,18 +50,6 @@ def forbid_core_dumps(libc: Libc) -> None:
             file.write(b"0")
 
 
-def raise_open_files(libc: Libc, most: int) -> None:
-    """Raise this process's limit on open files, or, where it may not, to its hard one. Raises
-    OSError.
-    """
-    try:
-        set_limit(libc, "RLIMIT_NOFILE", most)
-    except PermissionError:
-        before = ResourceLimit()
-        libc.getrlimit(RLIMITS["RLIMIT_NOFILE"], before)
-        set_limit(libc, "RLIMIT_NOFILE", before.hard)
-
-
 def set_limit(libc: Libc, name: str, value: int) -> None:
     """Set both the soft and the hard limit, setrlimit(2). Raises OSError."""
     libc.setrlimit(RLIMITS[name], ResourceLimit(value, value))

@@ -51,7 +51,7 @@ def run(plan: Plan, libc: Libc, supervisor: int) -> NoReturn:
     for number in STOP_SIGNALS:
         libc.signal(number, SIG_DFL if number == SIGINT else SIG_IGN)
     libc.sigprocmask(SIG_SETMASK, SignalSet(), None)
-    process.raise_open_files(libc, plan.facts.open_files)
+    process.set_limit(libc, "RLIMIT_NOFILE", plan.facts.open_files)
     # Before the change of user: root's cache, where the libraries are, is closed to others.
     pair = plan.facts.libraries
     krun = start.load(libc, pair)

@@ -82,8 +82,11 @@ def test_a_link_out_of_the_app_directory_is_not_followed(
 def test_a_package_that_is_zipped_and_unpacked_without_links_can_be_run(tmp_path: Path) -> None:
     """Zipped by `zip -r`, and unpacked as NexusHub does it: by archive/zip of Go."""
     package, unpacked = tmp_path / "package", tmp_path / "unpacked"
-    make_package(paths.ROOTFS, paths.EXECUTABLE, package)
-    make_package(paths.ROOTFS, paths.EXECUTABLE, package)  # again
+    package.mkdir()
+    added, kept = make_package(paths.ROOTFS, paths.EXECUTABLE, package)
+    assert "bin/krunclient" in added
+    assert kept == []
+    assert make_package(paths.ROOTFS, paths.EXECUTABLE, package) == ([], [])
     shutil.make_archive(str(package), "zip", package)
     with zipfile.ZipFile(f"{package}.zip") as archive:
         for entry in archive.infolist():
@@ -104,3 +107,26 @@ def test_a_package_that_is_zipped_and_unpacked_without_links_can_be_run(tmp_path
     command = [sys.executable, "-m", "tests.framework.without_kvm", *words]
     plan = subprocess.run(command, cwd=paths.TOP, capture_output=True, check=True)
     assert json.loads(plan.stdout)["exec_path"] == "/app/bin/app"
+
+
+def test_a_package_keeps_what_is_not_ours_and_is_not_left_by_a_link(
+    tmp_path: Path, rootfs: Path
+) -> None:
+    executable, elsewhere, package = (
+        tmp_path / name for name in ("krunclient", "elsewhere", "package")
+    )
+    executable.write_text("new\n")
+    elsewhere.mkdir(mode=0o700)
+    (package / "etc").mkdir(parents=True)
+    (package / "etc/hosts").write_text("own\n")
+    (package / "tmp").symlink_to(elsewhere)
+    (rootfs / "bin").mkdir()
+    added, kept = make_package(rootfs, executable, package)
+    assert (added, kept) == (["etc/link", "bin/krunclient"], ["etc/hosts"])
+    assert (package / "etc/hosts").read_text() == "own\n"
+    assert elsewhere.stat().st_mode & 0o7777 == 0o700
+    shutil.rmtree(package / "bin")
+    (package / "bin").symlink_to(elsewhere)
+    with pytest.raises(SystemExit, match="leads out of"):
+        make_package(rootfs, executable, package)
+    assert list(elsewhere.iterdir()) == []

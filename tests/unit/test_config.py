@@ -183,6 +183,7 @@ def test_allow_replaces_its_default_and_none_allows_nothing() -> None:
         "--volume=/a:b",
         "--volume=:/b",
         "--volume=/a:/",
+        "--volume=/a:/.",
         "--volume=/a:/b/../c",
         "--overlay-size=0",
         "--sandbox=weak",

@@ -117,7 +117,16 @@ def test_a_limit_is_a_name_and_two_numbers(text: str, limit: Rlimit) -> None:
     [
         *("", "nofile", "nofile=1", "nofile=:", "nofile=1:", "nofile=:1", "=1:2", "files=1:2"),
         *("NOFILE=1:2", "nofile=2:1", "nofile=1:1048577", "nofile=1:unlimited", "nofile=-1:2"),
-        *("core=unlimited:1", "core=1:18446744073709551616", "core=1:2:3", "core=1,2:3"),
+        *(
+            "core=:",
+            "core=-1:-1",
+            "n\u0131ce=1:2",
+            "\u017ftack=1:2",
+            "core=unlimited:1",
+            "core=1:18446744073709551616",
+            "core=1:2:3",
+            "core=1,2:3",
+        ),
     ],
 )
 def test_any_other_limit_is_a_usage_error(text: str) -> None:
