@@ -113,6 +113,7 @@ def resolve(libc: Libc, options: Options) -> Config:
             guest_port=options.value(rows.GUEST_PORT),
             listen=_listen(libc, options, local_port),
             allow=_allow(libc, options),
+            client_timeout=options.value(rows.CLIENT_TIMEOUT),
         ),
         life=Life(
             grace_period=options.value(rows.GRACE_PERIOD),

@@ -89,12 +89,14 @@ class Policy(Record):
     """What the guest may do with sockets. All else is refused.
 
     The guest listens on `guest_port`; `listen` is where the host does so for it. `allow` is what
-    the guest may connect to.
+    the guest may connect to. `client_timeout` is how many seconds a client of the guest's may take
+    nothing before its connection is ended, None without a limit.
     """
 
     guest_port: int
     listen: Endpoint
     allow: tuple[Endpoint, ...]
+    client_timeout: float | None = None
 
     def may_listen(self, wanted: Endpoint | None) -> bool:
         """`wanted` is the address of a bind(2) of the VMM's. libkrun was told to map the port to

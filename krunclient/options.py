@@ -323,6 +323,14 @@ ALLOW: Option[tuple[str, ...]] = Option(
     needs_sandbox=True,
     help="what the guest may connect to, or none",
 )
+CLIENT_TIMEOUT: Option[float | None] = Option(
+    name="--client-timeout",
+    metavar="SECONDS",
+    default=20,
+    convert=last(seconds_or_none),
+    needs_sandbox=True,
+    help="how long a client may take nothing of what is sent to it",
+)
 OVERLAY: Option[str | None] = Option(
     name="--overlay",
     metavar="DIR",
@@ -470,7 +478,8 @@ HELP = Option(
 )
 
 OPTIONS = (
-    *(CPUS, MEMORY, EXEC, GUEST_PORT, BIND, ALLOW, OVERLAY, STATE_DIR, OVERLAY_SIZE, VOLUME),
+    *(CPUS, MEMORY, EXEC, GUEST_PORT, BIND, ALLOW, CLIENT_TIMEOUT),
+    *(OVERLAY, STATE_DIR, OVERLAY_SIZE, VOLUME),
     *(USER, SANDBOX, GRACE_PERIOD, READY_TIMEOUT, DIE_WITH_PARENT, ENV, RLIMIT, LIBKRUN),
     *(LIBKRUNFW, LOG_LEVEL, LOG_FORMAT, CONSOLE, PLAN, CHECK, VERSION, HELP),
 )

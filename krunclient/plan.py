@@ -99,6 +99,7 @@ def as_json(plan: Plan) -> str:
         "policy": {
             "listen": config.policy.listen.text(),
             "allow": [endpoint.text() for endpoint in config.policy.allow],
+            "client_timeout": config.policy.client_timeout,
         },
         "egress_cidrs": plan.egress_cidrs,
         "user": config.user,

@@ -55,7 +55,12 @@ STOP_SIGNALS = (SIGHUP, SIGINT, SIGQUIT, SIGTERM)
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 SOCK_STREAM, SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK = 1, 2, 0o2000000, 0o4000
 SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT = 1, 2, 15
+SO_KEEPALIVE = 9
 IPPROTO_TCP, IPPROTO_IPV6, IPV6_V6ONLY = 6, 41, 26
+# <linux/tcp.h>, with the place of tcpi_bytes_acked in struct tcp_info
+TCP_INFO, TCP_USER_TIMEOUT = 11, 18
+BYTES_ACKED = slice(120, 128)
+SHUT_RDWR = 2
 
 # <linux/sched.h>, <sys/mount.h>
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -150,6 +155,16 @@ class Libc(Library):
     @function(ERRNO, c_int, c_int, c_int, POINTER(c_int), c_uint32)
     def setsockopt(self, descriptor: int, level: int, name: int, on: c_int, size: int, /) -> int:
         """setsockopt(2), for options that are an int."""
+
+    @function(ERRNO, c_int, c_int, c_int, c_void_p, POINTER(c_uint32))
+    def getsockopt(
+        self, descriptor: int, level: int, name: int, value: object, size: c_uint32, /
+    ) -> int:
+        """getsockopt(2)."""
+
+    @function(ERRNO, c_int, c_int)
+    def shutdown(self, descriptor: int, how: int, /) -> int:
+        """shutdown(2)."""
 
     @function(ERRNO, c_int, c_char_p, c_uint32)
     def bind(self, descriptor: int, address: bytes, size: int, /) -> int:

@@ -19,13 +19,16 @@ from krunclient.bindings.libc import (
     AF_INET,
     AF_INET6,
     IPPROTO_IPV6,
+    IPPROTO_TCP,
     IPV6_V6ONLY,
+    SO_KEEPALIVE,
     SO_REUSEADDR,
     SO_REUSEPORT,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
+    TCP_USER_TIMEOUT,
     set_socket_option,
 )
 
@@ -158,6 +161,7 @@ class SocketSupervisor:
             # The one for what an earlier run left in TIME_WAIT, the other for the claim.
             for option in (SO_REUSEADDR, SO_REUSEPORT):
                 set_socket_option(self._libc, own, SOL_SOCKET, option, 1)
+            self._bound_clients(own)
             if family == AF_INET6:
                 set_socket_option(self._libc, own, IPPROTO_IPV6, IPV6_V6ONLY, 0)
             sockaddr = listen.sockaddr(family)
@@ -165,6 +169,17 @@ class SocketSupervisor:
             self._replace(notification, own)
         finally:
             os.close(own)
+
+    def _bound_clients(self, listening: int) -> None:
+        """Let the kernel end the connection of a client that takes nothing, or is gone: sockets
+        that are accepted from this one inherit it, tcp(7). libkrun sends to all of a VM's clients
+        on one thread, where one that takes nothing holds up all others.
+        """
+        limit = self._policy.client_timeout
+        if limit is not None:
+            milliseconds = max(1, round(limit * 1000))
+            set_socket_option(self._libc, listening, IPPROTO_TCP, TCP_USER_TIMEOUT, milliseconds)
+            set_socket_option(self._libc, listening, SOL_SOCKET, SO_KEEPALIVE, 1)
 
     def _listen(self, notification: Notification) -> None:
         """listen(2) without a bind would take a port of the kernel's choice."""

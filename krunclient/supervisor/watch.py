@@ -28,6 +28,7 @@ from krunclient.supervisor.layer import MemoryLayer
 from krunclient.supervisor.libkrunlog import LibkrunLog
 from krunclient.supervisor.loop import READABLE, Loop
 from krunclient.supervisor.sockets import SocketSupervisor
+from krunclient.supervisor.stalls import StalledSends
 from krunclient.supervisor.verdict import End
 
 TYPE_CHECKING = False
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from krunclient.plan import Plan
     from krunclient.supervisor.claims import PortClaim
 
-    Supervise = Callable[[int], SocketSupervisor]
+    Supervise = Callable[[int], "Supervised"]
 
 SETUP = "setup"  # the VMM puts its walls up
 BOOTING = "booting"  # libkrun makes the VM, and the guest starts
@@ -66,6 +67,29 @@ class Child(Record):
     go: int
 
 
+class Supervised(Record):
+    """What this process holds of a VMM that is behind its walls. `layer` is None if what the guest
+    writes is not in memory.
+    """
+
+    sockets: SocketSupervisor
+    layer: MemoryLayer | None
+    stalls: StalledSends
+
+
+def supervise(plan: Plan, libc: Libc, claim: PortClaim, child: Child, listener: int) -> Supervised:
+    """`listener` is the number that the child's seccomp listener has there. Raises OSError."""
+    architecture, in_memory = plan.facts.architecture, plan.config.files.overlay is None
+    return Supervised(
+        sockets=SocketSupervisor(
+            *(libc, architecture, plan.config.policy, claim),
+            *(child.pid, child.pidfd, listener),
+        ),
+        layer=MemoryLayer(child.pid) if in_memory else None,
+        stalls=StalledSends(libc, architecture, child.pid, child.pidfd),
+    )
+
+
 class Stop:
     """A stop that was asked for by a signal, and whether the VM was then ended by force."""
 
@@ -86,16 +110,12 @@ class Watch:
         self._plan = plan
         self._child = child
         self._announce = Announcer(plan, libc, log)
-        self._supervise: Supervise = lambda listener: SocketSupervisor(
-            *(libc, plan.facts.architecture, plan.config.policy, claim),
-            *(child.pid, child.pidfd, listener),
-        )
+        self._supervise: Supervise = lambda number: supervise(plan, libc, claim, child, number)
         self._loop = Loop()
         self._report = Report()
         self._libkrun_log = LibkrunLog(log, console=plan.config.console)
-        self._is_set_up = plan.confinement is None
-        self._phase = BOOTING if self._is_set_up else SETUP
-        self._memory_layer: MemoryLayer | None = None
+        self._supervised: Supervised | None = None
+        self._phase = SETUP if plan.confinement else BOOTING
         self._stop: Stop | None = None
         self._failure: LaunchError | None = None
 
@@ -117,10 +137,10 @@ class Watch:
             self._libkrun_log.feed(self._read(self._child.log))
         self._report.feed(self._read(self._child.report))
         self._report.take_listener()
-        layer = self._memory_layer
+        layer = self._supervised and self._supervised.layer
         end = End(
             wait_status=wait_status,
-            was_set_up=self._is_set_up,
+            was_set_up=self._supervised is not None or self._plan.confinement is None,
             stop_signal=self._stop.signal if self._stop else None,
             forced=self._stop is not None and self._stop.forced,
             failure=self._failure,
@@ -173,17 +193,16 @@ class Watch:
         listener = self._report.take_listener()
         if listener is not None and self._phase == SETUP:
             try:
-                sockets = self._supervise(listener)
-                if self._plan.config.files.overlay is None:
-                    self._memory_layer = MemoryLayer(self._child.pid)
+                self._supervised = self._supervise(listener)
             except OSError as error:
                 # A VMM that was killed meanwhile has no descriptors any more, and is about to end.
                 if not self._has_ended(EXIT_SECONDS):
                     self._fail(supervision_error(error))
                 return
-            on_call, on_end = lambda: self._on_call(sockets), self._on_listener_gone
-            self._loop.watch(sockets.listener, READABLE, on_call, on_end)
-            self._is_set_up, self._phase = True, BOOTING  # the timer for readiness goes on
+            sockets = self._supervised.sockets
+            call, gone = lambda: self._on_call(sockets), self._on_listener_gone
+            self._loop.watch(sockets.listener, READABLE, call, gone)
+            self._phase = BOOTING  # the timer for readiness goes on
             self._announce.confined()
             write_all(self._child.go, b"\n")
             os.close(self._child.go)
@@ -250,6 +269,8 @@ class Watch:
         self._announce.app_is_asked_to_stop(stop.signal)
         # libkrun types ^C on the guest's console: the app gets SIGINT.
         os.kill(self._child.pid, SIGINT)
+        if self._supervised is not None:
+            self._supervised.stalls.keep_ending(self._loop)
 
     def _app_has_started(self) -> bool:
         try:

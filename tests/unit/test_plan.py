@@ -36,7 +36,11 @@ def test_as_json_it_has_each_setting_and_hides_each_secret() -> None:
     assert (shown["root_path"], shown["machine"]) == ("/srv/app", "x86_64")
     assert (shown["vcpus"], shown["memory_mib"], shown["exec_path"]) == (1, 256, "/bin/app")
     assert (shown["guest_port"], shown["host_port"]) == (80, 80)
-    assert shown["policy"] == {"listen": "127.0.0.1:30000", "allow": ["127.0.0.1:8443"]}
+    assert shown["policy"] == {
+        "listen": "127.0.0.1:30000",
+        "allow": ["127.0.0.1:8443"],
+        "client_timeout": 20,
+    }
     assert shown["app_arguments"] == ["x y"]
     assert shown["variables"]["INTERNAL_SECRET"] == shown["variables"]["A"] == "***"
     assert shown["libraries"]["api"] == "2.x"

@@ -64,6 +64,7 @@ IN_THE_SUPERVISOR = {
     "krunclient.supervisor.loop",
     "krunclient.supervisor.readiness",
     "krunclient.supervisor.sockets",
+    "krunclient.supervisor.stalls",
     "krunclient.supervisor.verdict",
     "krunclient.supervisor.watch",
 }

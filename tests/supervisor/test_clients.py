@@ -1,0 +1,122 @@
+"""A client that takes nothing holds the VMM up for a bounded time; a stop does not wait for it.
+
+The VMM sends as libkrun does: on a socket that blocks, on the one thread that does all else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.framework import fake_vmm
+from tests.framework.fake_vmm import APP_STARTED, IGNORES_SIGINT, LISTENING
+
+PORT = 30781
+SENT = 16 << 20  # more than a kernel takes for a client
+# It sends to each client in turn, and a byte more when that has ended somehow. An interrupted send
+# goes on, as libkrun's does: it is another thread that takes its SIGINT.
+SENDS = f"""
+    static char bytes[1 << 16];
+    for (;;) {{
+        struct pollfd one = {{.fd = socket_, .events = POLLIN}};
+        if (poll(&one, 1, -1) < 1) continue;
+        int client = accept(socket_, 0, 0);
+        long left = {SENT};
+        while (left > 0) {{
+            long sent = send(client, bytes, sizeof(bytes), MSG_NOSIGNAL);
+            if (sent <= 0) break;
+            left -= sent;
+        }}
+        close(client);
+        if (left > 0) dprintf(6, "not taken\\n");
+    }}
+"""
+
+
+@contextmanager
+def sending(tmp_path: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    launcher, arguments = fake_vmm.prepare(tmp_path, IGNORES_SIGINT, APP_STARTED, LISTENING, SENDS)
+    process = launcher.start(*arguments, str(PORT), "--log-level=info", *options)
+    assert process.stderr is not None
+    try:
+        while b"accepts connections" not in process.stderr.readline():
+            assert process.poll() is None
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def client() -> socket.socket:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    connection.settimeout(10)
+    connection.connect(("127.0.0.1", PORT))
+    return connection
+
+
+def taken(connection: socket.socket, pause: float = 0) -> bytes:
+    """A hash of all that comes."""
+    found = hashlib.sha256()
+    while data := connection.recv(1 << 20):
+        found.update(data)
+        time.sleep(pause)
+    return found.digest()
+
+
+def first_byte(timeout: float) -> bool:
+    with client() as connection:
+        connection.settimeout(timeout)
+        try:
+            return connection.recv(1) == b"\0"
+        except TimeoutError:
+            return False
+
+
+def test_a_client_that_takes_nothing_is_ended_after_the_timeout_and_others_are_served(
+    tmp_path: Path,
+) -> None:
+    with sending(tmp_path, "--client-timeout=1") as process, client():
+        assert process.stderr is not None
+        began = time.monotonic()
+        assert process.stderr.readline() == b"not taken\n"
+        assert 0.5 < time.monotonic() - began < 4
+        assert first_byte(1)
+
+
+def test_without_a_timeout_it_holds_up_all_others(tmp_path: Path) -> None:
+    with sending(tmp_path, "--client-timeout=0"), client():
+        assert not first_byte(3)
+
+
+def test_a_client_that_takes_slowly_gets_all(tmp_path: Path) -> None:
+    with sending(tmp_path, "--client-timeout=0.3"), client() as slow:
+        began = time.monotonic()
+        assert taken(slow, 0.01) == hashlib.sha256(bytes(SENT)).digest()
+        assert time.monotonic() - began > 0.6
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_ends_a_send_that_is_held_up(tmp_path: Path, number: int) -> None:
+    with sending(tmp_path, "--client-timeout=0") as process, client():
+        assert process.stderr is not None
+        time.sleep(0.5)
+        process.send_signal(number)
+        began = time.monotonic()
+        while b"not taken" not in process.stderr.readline():
+            assert process.poll() is None
+        assert time.monotonic() - began < 1
+
+
+def test_a_stop_ends_no_send_that_goes_on(tmp_path: Path) -> None:
+    with sending(tmp_path, "--client-timeout=0") as process, client() as slow:
+        process.send_signal(signal.SIGTERM)
+        assert taken(slow, 0.01) == hashlib.sha256(bytes(SENT)).digest()
