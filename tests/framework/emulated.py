@@ -41,6 +41,7 @@ KERNEL_OPTIONS = "clearcpuid=erms"
 # space: so this checkout and the host's own directory are handed over by names without, and then
 # mounted where they are here; virtme-ng and the kernel are found by such names as well.
 SHARED = "/run/krunclient"
+HARD_OPEN_FILES = 524288  # what systemd gives; a bare kernel gives 4096
 # A host says that it lives as often as this, whatever its tests do, and hangs if it is silent.
 HEARTBEAT_SECONDS = 5
 SILENT_SECONDS = 180
@@ -126,6 +127,7 @@ class Host:
                 *_mount(f"{SHARED}/host", self.directory),
                 f"(while date >{beat}; do sleep {HEARTBEAT_SECONDS}; done) &",
                 f"ln -sfn {shlex.quote(str(self._modules))} /lib/modules/",
+                f"ulimit -Hn {HARD_OPEN_FILES}",
                 "modprobe -a kvm_amd overlay",
                 "chmod 666 /dev/kvm",
                 f"cd {shlex.quote(str(TOP))}",
