@@ -26,7 +26,11 @@ def test_the_plan_is_one_json_object_with_the_secret_hidden(root: Path, tmp_path
     assert (ended.status, ended.stderr) == (0, b"")
     assert plan["root_path"] == str(root)
     assert (plan["guest_port"], plan["memory_mib"]) == (80, 256)
-    assert plan["policy"] == {"listen": "127.0.0.1:30555", "allow": ["127.0.0.1:8443"]}
+    assert plan["policy"] == {
+        "listen": "127.0.0.1:30555",
+        "allow": ["127.0.0.1:8443"],
+        "client_timeout": 20,
+    }
     assert plan["app_arguments"] == ["x y"]
     assert plan["variables"]["INTERNAL_SECRET"] == plan["variables"]["A"] == "***"
     assert (plan["libraries"]["libkrun_origin"], plan["libraries"]["api"]) == ("given", "2.x")
