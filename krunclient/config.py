@@ -6,8 +6,9 @@ import os
 
 from krunclient import model
 from krunclient import options as rows
+from krunclient.bindings.libc import SOCK_STREAM
 from krunclient.errors import UsageError
-from krunclient.model import Endpoint, Files, Guest, Policy, Rlimit
+from krunclient.model import Endpoint, Files, Guest, Network, Policy, Rlimit
 from krunclient.record import Record
 from krunclient.secret import Secret
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.cli import Options
     from krunclient.model import User
+
+    Host = tuple[str, str]  # an address and a name
 
 # What the guest gets beside HOST, INTERNAL_SECRET and --env. TERM is the kernel's own default
 # for the console that libkrun gives.
@@ -96,6 +99,7 @@ def resolve(libc: Libc, options: Options) -> Config:
             "give them; arguments for the app go after --",
         )
     root_path, local_port = options.arguments
+    allow, hosts = _allow(libc, options)
     return Config(
         guest=Guest(
             vcpus=options.value(rows.CPUS),
@@ -108,11 +112,11 @@ def resolve(libc: Libc, options: Options) -> Config:
             variables=_variables(options),
             rlimits=_rlimits(options),
         ),
-        files=_files(options, root_path),
+        files=_files(options, root_path).replace(hosts=hosts),
         policy=Policy(
             guest_port=options.value(rows.GUEST_PORT),
             listen=_listen(libc, options, local_port),
-            allow=_allow(libc, options),
+            allow=allow,
             client_timeout=options.value(rows.CLIENT_TIMEOUT),
         ),
         life=Life(
@@ -156,26 +160,70 @@ def _listen(libc: Libc, options: Options, local_port: str) -> Endpoint:
     return Endpoint(packed=packed, port=rows.whole_number("LOCAL_PORT", local_port, 1, 65535))
 
 
-def _allow(libc: Libc, options: Options) -> tuple[Endpoint, ...]:
+def _allow(libc: Libc, options: Options) -> tuple[tuple[Network, ...], tuple[Host, ...]]:
+    """What may be connected to, and the names among it with their addresses."""
     texts = options.value(rows.ALLOW)
     if texts == ("none",):
-        return ()
-    return tuple(_endpoint(libc, options.source(rows.ALLOW), text) for text in texts)
+        return (), ()
+    source, networks, hosts = options.source(rows.ALLOW), [], []
+    for text in texts:
+        where, _, port_text = text.rpartition(":")
+        what = f"the port of {source} {text}"
+        port = None if port_text == "*" else rows.whole_number(what, port_text, 1, 65535)
+        if _is_name(where):
+            addresses = _addresses(libc, source, where)
+            hosts += [(model.ip_text(packed), where) for packed in addresses]
+            networks += [
+                Network(packed=packed, prefix=8 * len(packed), port=port) for packed in addresses
+            ]
+        else:
+            networks.append(_network(libc, source, text, where, port))
+    return tuple(networks), tuple(hosts)
 
 
-def _endpoint(libc: Libc, source: str, text: str) -> Endpoint:
-    ip, _, port = text.rpartition(":")
-    bracketed = ip.startswith("[") and ip.endswith("]")
-    packed = model.parse_ip(libc, ip[1:-1] if bracketed else ip)
-    if packed is None or (len(packed) == 16 and not bracketed):
+def _is_name(text: str) -> bool:
+    """Whether it is a host name, and no address in whatever notation, inet_aton(3)."""
+    last = text.rpartition(".")[2]
+    letters = text.replace("-", "").replace(".", "").replace("_", "")
+    return letters.isascii() and letters.isalnum() and not last[:1].isdigit()
+
+
+def _addresses(libc: Libc, source: str, name: str) -> tuple[bytes, ...]:
+    """All addresses of a name, IPv4 and IPv6, as this host resolves it, each once."""
+    import _socket  # socket itself would cost 3 ms more
+
+    try:
+        answers = _socket.getaddrinfo(name, None, 0, SOCK_STREAM)
+    except OSError as error:
+        raise UsageError(
+            f"{source} can't be used",
+            name,
+            f"this host can't resolve it: {(error.strerror or 'no reason given').lower()}",
+            "give a name that it knows, or an address",
+        ) from None
+    packed = (model.parse_ip(libc, str(answer[4][0])) for answer in answers)
+    return tuple(dict.fromkeys(one for one in packed if one is not None))
+
+
+def _network(libc: Libc, source: str, text: str, where: str, port: int | None) -> Network:
+    bracketed = where.startswith("[") and where.endswith("]")
+    address, slash, prefix_text = (where[1:-1] if bracketed else where).partition("/")
+    packed = model.parse_ip(libc, address)
+    if packed is None or (len(packed) == 16) != bracketed:
         raise UsageError(
             f"{source} can't be used",
             text,
-            "not an address and a port",
-            "give 127.0.0.1:8443 or [::1]:8443, or none alone",
+            "not a name, an address or a network, and a port",
+            "give 127.0.0.1:8443, 10.0.0.0/8:443, [::1]:* or db.example:5432, say, or none alone",
         )
-    number = rows.whole_number(f"the port of {source} {text}", port, 1, 65535)
-    return Endpoint(packed=packed, port=number)
+    bits = 8 * len(packed)
+    prefix = bits
+    if slash:
+        prefix = rows.whole_number(f"the prefix of {source} {text}", prefix_text, 0, bits)
+    if int.from_bytes(packed, "big") & ((1 << (bits - prefix)) - 1):
+        why = f"the address has bits beyond the first {prefix}"
+        raise UsageError(f"{source} can't be used", text, why, "give the network's own address")
+    return Network(packed=packed, prefix=prefix, port=port)
 
 
 def _files(options: Options, root_path: str) -> Files:

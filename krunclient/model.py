@@ -34,15 +34,8 @@ class Endpoint(Record):
 
     def text(self) -> str:
         """As users write it: `127.0.0.1:80`, `[::1]:80`."""
-        host = f"[{self.host()}]" if self.family == AF_INET6 else self.host()
-        return f"{host}:{self.port}"
-
-    def host(self) -> str:
-        """The address alone: `127.0.0.1`, `0:0:0:0:0:0:0:1`."""
-        if self.family == AF_INET:
-            return ".".join(str(byte) for byte in self.packed)
-        groups = (self.packed[start : start + 2].hex() for start in range(0, 16, 2))
-        return ":".join(f"{int(group, 16):x}" for group in groups)
+        host = ip_text(self.packed)
+        return f"[{host}]:{self.port}" if self.family == AF_INET6 else f"{host}:{self.port}"
 
     def sockaddr(self, family: int) -> bytes:
         """struct sockaddr_in or sockaddr_in6 for a socket of this family, ip(7), ipv6(7).
@@ -56,6 +49,44 @@ class Endpoint(Record):
         if self.family == AF_INET6:
             raise ValueError("an IPv4 socket can't have an IPv6 address")
         return head + self.packed + bytes(8)
+
+
+class Network(Record):
+    """The IP addresses that have the first `prefix` bits of `packed`, and a TCP port, None for all
+    of them.
+    """
+
+    packed: bytes
+    prefix: int
+    port: int | None
+
+    def holds(self, endpoint: Endpoint) -> bool:
+        shift = 8 * len(self.packed) - self.prefix
+        mine, other = (int.from_bytes(one, "big") for one in (self.packed, endpoint.packed))
+        return (
+            len(self.packed) == len(endpoint.packed)
+            and mine >> shift == other >> shift
+            and self.port in (None, endpoint.port)
+        )
+
+    def cidr(self) -> str:
+        """Without the port: `10.0.0.0/8`."""
+        return f"{ip_text(self.packed)}/{self.prefix}"
+
+    def text(self) -> str:
+        """As users write it: `127.0.0.1:80`, `10.0.0.0/8:443`, `[0:0:0:0:0:0:0:1]:*`."""
+        whole = self.prefix == 8 * len(self.packed)
+        address = ip_text(self.packed) if whole else self.cidr()
+        bracketed = f"[{address}]" if len(self.packed) == SIZES[AF_INET6] else address
+        return f"{bracketed}:{'*' if self.port is None else self.port}"
+
+
+def ip_text(packed: bytes) -> str:
+    """`127.0.0.1`, `0:0:0:0:0:0:0:1`."""
+    if len(packed) == SIZES[AF_INET]:
+        return ".".join(str(byte) for byte in packed)
+    groups = (packed[start : start + 2].hex() for start in range(0, 16, 2))
+    return ":".join(f"{int(group, 16):x}" for group in groups)
 
 
 def parse_ip(libc: Libc, text: str) -> bytes | None:
@@ -95,7 +126,7 @@ class Policy(Record):
 
     guest_port: int
     listen: Endpoint
-    allow: tuple[Endpoint, ...]
+    allow: tuple[Network, ...]
     client_timeout: float | None = None
 
     def may_listen(self, wanted: Endpoint | None) -> bool:
@@ -105,7 +136,7 @@ class Policy(Record):
         return wanted is not None and wanted.port == self.guest_port
 
     def may_connect(self, wanted: Endpoint | None) -> bool:
-        return wanted is not None and wanted in self.allow
+        return wanted is not None and any(network.holds(wanted) for network in self.allow)
 
 
 # libkrun holds a descriptor for each file that the guest knows; an app with a package manager's
@@ -146,7 +177,8 @@ class Volume(Record):
 
 
 class Files(Record):
-    """What the guest finds. `overlay` is None if its writes stay in memory.
+    """What the guest finds. `overlay` is None if its writes stay in memory. `hosts` are addresses
+    and names that its /etc/hosts has beside those of the root.
 
     Paths may hold bytes that are no UTF-8, as surrogates.
     """
@@ -155,6 +187,7 @@ class Files(Record):
     overlay: str | None
     overlay_size_mib: int
     volumes: tuple[Volume, ...]
+    hosts: tuple[tuple[str, str], ...] = ()
 
 
 class User(Record):

@@ -316,7 +316,7 @@ BIND = Option(
 )
 ALLOW: Option[tuple[str, ...]] = Option(
     name="--allow",
-    metavar="ADDRESS:PORT",
+    metavar="WHERE:PORT",
     default=("127.0.0.1:8443",),  # the host's internal service, internal.yesterday.localhost
     convert=each(as_given),
     repeatable=True,

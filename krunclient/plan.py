@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from krunclient.config import Config
     from krunclient.host.facts import HostFacts
-    from krunclient.model import Endpoint, LibraryPair
+    from krunclient.model import LibraryPair
     from krunclient.sandbox.confinement import Confinement
 
 
@@ -45,7 +45,7 @@ def make(config: Config, facts: HostFacts) -> Plan:
         facts=facts,
         confinement=_confinement(config, facts) if config.sandbox else None,
         host_port=policy.guest_port if config.sandbox else policy.listen.port,
-        egress_cidrs=tuple(dict.fromkeys(_cidr(endpoint) for endpoint in policy.allow)),
+        egress_cidrs=tuple(dict.fromkeys(network.cidr() for network in policy.allow)),
     )
 
 
@@ -74,10 +74,6 @@ def _confinement(config: Config, facts: HostFacts) -> Confinement:
     )
 
 
-def _cidr(endpoint: Endpoint) -> str:
-    return f"{endpoint.host()}/{8 * len(endpoint.packed)}"
-
-
 def as_json(plan: Plan) -> str:
     """The plan as one JSON object, each secret as `***`."""
     # A launch does not print its plan and need not pay for this import.
@@ -98,7 +94,7 @@ def as_json(plan: Plan) -> str:
         "host_port": plan.host_port,
         "policy": {
             "listen": config.policy.listen.text(),
-            "allow": [endpoint.text() for endpoint in config.policy.allow],
+            "allow": [network.text() for network in config.policy.allow],
             "client_timeout": config.policy.client_timeout,
         },
         "egress_cidrs": plan.egress_cidrs,

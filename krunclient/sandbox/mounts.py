@@ -31,7 +31,10 @@ from krunclient.bindings.libc import (
     MS_RDONLY,
     MS_REC,
     MS_REMOUNT,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
     MountAttributes,
+    openat2,
 )
 from krunclient.errors import (
     SEE_CHECK,
@@ -62,6 +65,7 @@ INIT_LAYER = "init-layer"
 # A bound until the new root is closed to writes. It may have to hold the file for init: execve(2)
 # bounds its arguments and variables to some megabytes, and escapes can make them six times as long.
 SKELETON_BYTES = 2**25
+MAX_HOSTS_BYTES = 2**20
 # An inode takes about 1 KiB of kernel memory that the size of a tmpfs does not count.
 BYTES_PER_INODE = 4096
 NOSUID_NODEV = MS_NOSUID | MS_NODEV
@@ -266,8 +270,43 @@ class PlaceForInitFile(Operation):
 
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
         place = f"{INIT_LAYER}{self.path}"
-        os.makedirs(os.path.dirname(place))
+        os.makedirs(os.path.dirname(place), exist_ok=True)
         os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
+class HostsFile(Operation):
+    """The root's /etc/hosts with these addresses and names behind it, in the lower layer that also
+    has the PlaceForInitFile: the guest may change its own.
+    """
+
+    hosts: tuple[tuple[str, str], ...]
+
+    def execute(self, libc: Libc, sources: dict[str, int]) -> None:
+        if os.path.islink("lower/etc"):  # which a directory in this layer would hide
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        os.makedirs(f"{INIT_LAYER}/etc", exist_ok=True)
+        if os.path.isdir("lower/etc"):
+            os.chmod(f"{INIT_LAYER}/etc", os.stat("lower/etc").st_mode & 0o7777)
+        lines = "".join(f"{address}\t{name}\n" for address, name in self.hosts)
+        flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
+        descriptor = os.open(f"{INIT_LAYER}/etc/hosts", flags, 0o644)
+        with os.fdopen(descriptor, "wb") as file:
+            own = _root_hosts(libc)
+            file.write(own + (b"" if own.endswith(b"\n") or not own else b"\n") + lines.encode())
+
+
+def _root_hosts(libc: Libc) -> bytes:
+    """The /etc/hosts of the root, which no link leads out of."""
+    root = os.open("lower", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags, resolve = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, RESOLVE_IN_ROOT
+    try:
+        hosts = openat2(libc, root, b"etc/hosts", flags, resolve | RESOLVE_NO_MAGICLINKS)
+    except FileNotFoundError:
+        return b""
+    finally:
+        os.close(root)
+    with os.fdopen(hosts, "rb") as file:
+        return file.read(MAX_HOSTS_BYTES)
 
 
 class InitFile(Operation):
@@ -313,7 +352,7 @@ def operations(
         layer: Operation = MemoryLayer(path="layer", bytes=files.overlay_size_mib * 2**20)
     else:
         layer = BindLayer(host_path=files.overlay, path="layer")
-    lower = f"{INIT_LAYER}:lower" if init_file else "lower"
+    lower = f"{INIT_LAYER}:lower" if init_file or files.hosts else "lower"
     return (
         MakePrivate(),
         EnterTmpfs(target=NEW_ROOT),
@@ -328,6 +367,7 @@ def operations(
         layer,
         SameOwnerAndMode(like="lower", path=f"layer/{UPPER}", owner_too=not user_namespace),
         *((PlaceForInitFile(path=init_file),) if init_file else ()),
+        *((HostsFile(hosts=files.hosts),) if files.hosts else ()),
         Overlay(lower=lower, layer="layer", path=GUEST, user_xattr=user_namespace),
         Unmount(path="layer"),
         Unmount(path="lower"),

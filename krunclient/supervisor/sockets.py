@@ -28,6 +28,8 @@ from krunclient.bindings.libc import (
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
+    TCP_KEEPIDLE,
+    TCP_KEEPINTVL,
     TCP_USER_TIMEOUT,
     set_socket_option,
 )
@@ -45,6 +47,9 @@ NOTIF_SEND = 0xC0182101
 NOTIF_ID_VALID = 0x40082102
 NOTIF_ADDFD = 0x40182103
 ADDFD_FLAG_SETFD = 1
+
+# A peer that is gone is found after a minute of silence, and some unanswered probes.
+KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS = 60, 10
 
 MAX_SOCKADDR_BYTES = 128  # struct sockaddr_storage
 
@@ -175,11 +180,16 @@ class SocketSupervisor:
         that are accepted from this one inherit it, tcp(7). libkrun sends to all of a VM's clients
         on one thread, where one that takes nothing holds up all others.
         """
+        options = [
+            (SOL_SOCKET, SO_KEEPALIVE, 1),
+            (IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS),
+            (IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS),
+        ]
         limit = self._policy.client_timeout
         if limit is not None:
-            milliseconds = max(1, round(limit * 1000))
-            set_socket_option(self._libc, listening, IPPROTO_TCP, TCP_USER_TIMEOUT, milliseconds)
-            set_socket_option(self._libc, listening, SOL_SOCKET, SO_KEEPALIVE, 1)
+            options.append((IPPROTO_TCP, TCP_USER_TIMEOUT, max(1, round(limit * 1000))))
+        for level, option, value in options:
+            set_socket_option(self._libc, listening, level, option, value)
 
     def _listen(self, notification: Notification) -> None:
         """listen(2) without a bind would take a port of the kernel's choice."""

@@ -42,8 +42,8 @@ SENDS = f"""
 
 
 @contextmanager
-def sending(tmp_path: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    launcher, arguments = fake_vmm.prepare(tmp_path, IGNORES_SIGINT, APP_STARTED, LISTENING, SENDS)
+def sending(tmp_path: Path, *options: str, vmm: str = SENDS) -> Iterator[subprocess.Popen[bytes]]:
+    launcher, arguments = fake_vmm.prepare(tmp_path, IGNORES_SIGINT, APP_STARTED, LISTENING, vmm)
     process = launcher.start(*arguments, str(PORT), "--log-level=info", *options)
     assert process.stderr is not None
     try:
@@ -120,3 +120,27 @@ def test_a_stop_ends_no_send_that_goes_on(tmp_path: Path) -> None:
     with sending(tmp_path, "--client-timeout=0") as process, client() as slow:
         process.send_signal(signal.SIGTERM)
         assert taken(slow, 0.01) == hashlib.sha256(bytes(SENT)).digest()
+
+
+SHOWS_OPTIONS = """
+    struct pollfd one = {.fd = socket_, .events = POLLIN};
+    poll(&one, 1, -1);
+    int client = accept(socket_, 0, 0), keep, idle, timeout;
+    socklen_t size = sizeof(int);
+    getsockopt(client, SOL_SOCKET, SO_KEEPALIVE, &keep, &size);
+    getsockopt(client, IPPROTO_TCP, TCP_KEEPIDLE, &idle, &size);
+    getsockopt(client, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, &size);
+    dprintf(6, "%d %d %d\\n", keep, idle, timeout);
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "milliseconds"),
+    [((), 20000), (("--client-timeout=0.5",), 500), (("--client-timeout=0",), 0)],
+)
+def test_each_clients_socket_has_the_timeout_and_is_probed_when_it_is_silent(
+    tmp_path: Path, options: tuple[str, ...], milliseconds: int
+) -> None:
+    with sending(tmp_path, *options, vmm=SHOWS_OPTIONS) as process, client():
+        assert process.stderr is not None
+        assert process.stderr.readline().decode() == f"1 60 {milliseconds}\n"

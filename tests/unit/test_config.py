@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import _socket
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from krunclient.config import Config
 from krunclient.errors import UsageError
-from krunclient.model import Endpoint, parse_ip
 from krunclient.options import LOG_LEVEL, MAX_ARG_BYTES
 from krunclient.secret import Secret
-from tests.framework.stages import LIBC, options
+from tests.framework.stages import options
 from tests.framework.stages import settings as resolve
 
 
@@ -148,29 +150,69 @@ def test_a_secret_is_of_the_type_that_does_not_print() -> None:
     assert all(isinstance(value, Secret) for _, value in resolve().guest.variables)
 
 
-def endpoint(text: str, port: int) -> Endpoint:
-    packed = parse_ip(LIBC, text)
-    assert packed is not None
-    return Endpoint(packed=packed, port=port)
-
-
-ALLOWED = endpoint("127.0.0.1", 8443)
+def allowed(*words: str) -> list[str]:
+    return [network.text() for network in resolve(*words).policy.allow]
 
 
 def test_allow_replaces_its_default_and_none_allows_nothing() -> None:
-    assert resolve().policy.allow == (ALLOWED,)
-    assert resolve("--allow=[::1]:5").policy.allow == (endpoint("::1", 5),)
-    assert resolve("--allow=10.0.0.1:5", "--allow=10.0.0.2:6").policy.allow == (
-        endpoint("10.0.0.1", 5),
-        endpoint("10.0.0.2", 6),
+    assert allowed() == ["127.0.0.1:8443"]
+    assert allowed("--allow=[::1]:5") == ["[0:0:0:0:0:0:0:1]:5"]
+    two = ["10.0.0.1:5", "10.0.0.2:6"]
+    assert allowed(*(f"--allow={one}" for one in two)) == two
+    assert allowed("--allow=none") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["10.0.0.0/8:443", "0.0.0.0/0:*", "10.0.0.1:*", "[fd00:0:0:0:0:0:0:0/8]:5"]
+)
+def test_a_network_and_every_port_can_be_allowed(text: str) -> None:
+    assert allowed(f"--allow={text}") == [text]
+
+
+def answers(*addresses: str) -> Callable[..., list[tuple[object, ...]]]:
+    """What getaddrinfo(3) finds, in place of this host's resolver."""
+    return lambda *_question: [(0, 0, 0, "", (address, 0)) for address in addresses]
+
+
+def test_a_name_is_allowed_with_all_its_addresses_and_is_in_the_guests_hosts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = answers("192.0.2.1", "2001:db8::1", "192.0.2.1", "fe80::1%eth0")
+    monkeypatch.setattr(_socket, "getaddrinfo", found)
+    config = resolve("--allow=db.example:5432", "--allow=127.0.0.1:1")
+    assert [network.text() for network in config.policy.allow] == [
+        *("192.0.2.1:5432", "[2001:db8:0:0:0:0:0:1]:5432", "127.0.0.1:1"),
+    ]
+    assert config.files.hosts == (
+        *(("192.0.2.1", "db.example"), ("2001:db8:0:0:0:0:0:1", "db.example")),
     )
-    assert resolve("--allow=none").policy.allow == ()
+    assert resolve("--allow=127.0.0.1:1").files.hosts == ()
+
+
+def test_a_name_that_cant_be_resolved_is_a_usage_error_with_the_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_question: object) -> None:
+        raise _socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(_socket, "getaddrinfo", fails)
+    with pytest.raises(UsageError, match=r"nowhere\.example: this host can't resolve it: name or"):
+        resolve("--allow=nowhere.example:80")
 
 
 @pytest.mark.parametrize(
     "word",
     [
-        "--allow=localhost:80",
+        "--allow=:80",
+        "--allow=*:80",
+        "--allow=127.1:80",
+        "--allow=0x7f000001:80",
+        "--allow=a b:80",
+        "--allow=b\u00fccher.example:80",
+        "--allow=10.0.0.1/8:80",
+        "--allow=10.0.0.0/33:80",
+        "--allow=10.0.0.0/:80",
+        "--allow=localhost/8:80",
         "--allow=127.0.0.1",
         "--allow=127.0.0.1:0",
         "--allow=::1:80",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krunclient import model
-from krunclient.model import Endpoint, Policy
+from krunclient.model import Endpoint, Network, Policy
 from tests.framework.stages import LIBC
 
 PORTS = st.integers(1, 65535)
@@ -56,7 +56,11 @@ def test_any_bytes_of_a_hostile_vmm_are_an_address_or_none(data: bytes) -> None:
 
 
 ALLOWED = endpoint("127.0.0.1", 8443)
-POLICY = Policy(guest_port=80, listen=endpoint("127.0.0.1", 30000), allow=(ALLOWED,))
+POLICY = Policy(
+    guest_port=80,
+    listen=endpoint("127.0.0.1", 30000),
+    allow=(Network(packed=ALLOWED.packed, prefix=32, port=ALLOWED.port),),
+)
 
 
 @given(ADDRESSES, PORTS)
@@ -68,6 +72,26 @@ def test_only_the_allowed_endpoint_may_be_connected_to(
     assert POLICY.may_connect(ALLOWED)
     assert POLICY.may_connect(endpoint("::ffff:127.0.0.1", 8443))
     assert not POLICY.may_connect(None)
+
+
+@given(ADDRESSES, st.integers(0, 128), ADDRESSES, PORTS)
+def test_a_network_holds_the_addresses_that_the_standard_library_says(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    prefix: int,
+    other: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    port: int,
+) -> None:
+    network = ipaddress.ip_network((ip, min(prefix, ip.max_prefixlen)), strict=False)
+    packed = network.network_address.packed
+    for wanted in (endpoint(str(ip), port), endpoint(str(other), port)):
+        address = ipaddress.ip_address(wanted.packed)
+        if packed.startswith(model.V4_MAPPED_PREFIX):
+            return  # kept as IPv4
+        inside = address.version == network.version and address in network
+        every = Network(packed=packed, prefix=network.prefixlen, port=None)
+        assert every.holds(wanted) == inside
+        assert every.replace(port=port).holds(wanted) == inside
+        assert not every.replace(port=port % 65535 + 1).holds(wanted)
 
 
 @given(PORTS)

@@ -98,6 +98,22 @@ def test_the_internal_host_resolves_and_answers_by_default(
         assert (ended.stdout, internal.visits) == (b"pong\n", 1)
 
 
+def test_a_name_that_is_allowed_resolves_and_answers_and_no_other_does(
+    any_launcher: Launcher, new_root: NewRoot, port: int
+) -> None:
+    with Echo("127.0.0.1") as named:
+        root = new_root(
+            f"echo ping | nc localhost {named.port}; time -f %e nc other.example {named.port} 2>&1"
+        )
+        ended = any_launcher.run(f"--allow=localhost:{named.port}", root, str(port))
+        pong, refused, seconds = ended.stdout.decode().splitlines()
+        assert (pong, named.visits) == ("pong", 1)
+        assert "bad address" in refused
+        assert float(seconds) < 2
+        unnamed = any_launcher.run(f"--allow=127.0.0.1:{named.port}", root, str(port))
+        assert "pong" not in unnamed.stdout.decode()
+
+
 def test_listening_on_other_ports_opens_nothing_on_the_host(
     any_launcher: Launcher, new_root: NewRoot, port: int
 ) -> None:
