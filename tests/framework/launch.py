@@ -15,6 +15,9 @@ from types import TracebackType
 
 from tests.framework.processes import children_of
 
+# Seconds for what comes in some, and is only waited for: on a slow host that is much longer.
+HANGS_AFTER = 240
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -45,7 +48,7 @@ class Launcher:
         self,
         *arguments: str | bytes | Path,
         env: Mapping[str, str | bytes] | None = None,
-        timeout: float = 60,
+        timeout: float = HANGS_AFTER,
         preexec: Callable[[], None] | None = None,
     ) -> Ended:
         """Start it and wait for its end."""
@@ -123,7 +126,7 @@ class Server:
         (child,) = children_of(self.process.pid)
         return child
 
-    def get(self, path: str = "/", host: str = "127.0.0.1", timeout: float = 10) -> bytes:
+    def get(self, path: str = "/", host: str = "127.0.0.1", timeout: float = 30) -> bytes:
         """The body of an answer.
 
         libkrun closes a connection now and then before the guest has read a request from it,
@@ -135,7 +138,7 @@ class Server:
         except http.client.RemoteDisconnected:
             return _body(url, timeout)
 
-    def wait_until_it_answers(self, timeout: float = 60) -> None:
+    def wait_until_it_answers(self, timeout: float = HANGS_AFTER) -> None:
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -150,7 +153,7 @@ class Server:
                     raise AssertionError(f"no answer after {timeout} s") from error
                 time.sleep(0.1)
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = 30) -> Ended:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = HANGS_AFTER) -> Ended:
         """Send a signal and wait for the end."""
         started = time.monotonic()
         self.process.send_signal(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from pathlib import Path
@@ -43,7 +44,11 @@ class Echo:
             except OSError:
                 return
             self.visits += 1
-            connection.sendall(b"pong\n")
+            # A server that closes without having read what came resets the connection.
+            connection.settimeout(5)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                connection.recv(100)
+                connection.sendall(b"pong\n")
             connection.close()
 
     def _serve_udp(self) -> None:

@@ -38,6 +38,11 @@ def apps(new_root: NewRoot) -> list[App]:
     return [App(new_root(SCRIPT), next_port()) for _ in range(3)]
 
 
+def grace_period(seconds: float, slowness: float) -> dict[str, str]:
+    """On a slow host an app takes as much longer to stop as all else does."""
+    return {"KRUNCLIENT_GRACE_PERIOD": f"{seconds * slowness:.3f}"}
+
+
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -45,22 +50,24 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.5)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_under_a_manager_like_nexushubs(
     launcher: Launcher, apps: list[App], slowness: float
 ) -> None:
-    with Manager(launcher.command, launcher.environment, apps, slowness=slowness) as manager:
-        manager.wait_until_healthy(BOOT_SECONDS)
+    environment = {**launcher.environment, **grace_period(8, slowness)}
+    with Manager(launcher.command, environment, apps, slowness=slowness) as manager:
+        manager.wait_until_healthy(BOOT_SECONDS * slowness)
         assert apps[1].process is not None
         apps[1].process.kill()
         wait_until(lambda: apps[1].starts == 2, 10 * slowness)
-        manager.wait_until_healthy(BOOT_SECONDS)
+        manager.wait_until_healthy(BOOT_SECONDS * slowness)
     assert [app.exits for app in apps] == [[ASKED], [-signal.SIGKILL, ASKED], [ASKED]]
     assert [app.errors for app in apps] == [[], [], []]
 
 
 # What docs/NEXUSHUB.md recommends.
-RECIPE = {"KRUNCLIENT_VOLUME": "db:/db", "KRUNCLIENT_GRACE_PERIOD": "4"}
+RECIPE = {"KRUNCLIENT_VOLUME": "db:/db"}
+GRACE_SECONDS = 4
 TODAYS_STOP_SECONDS = 5
 COUNTING = f"""#!/bin/sh
 export PATH=/bin
@@ -90,12 +97,12 @@ def counts(apps: Sequence[App]) -> list[int]:
     return [int((app.directory / "db/count").read_text()) for app in apps]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_under_todays_nexushub_an_app_keeps_its_data(
     launcher: Launcher, counting_apps: list[App], slowness: float
 ) -> None:
     apps = counting_apps
-    environment = {**launcher.environment, **RECIPE}
+    environment = {**launcher.environment, **RECIPE, **grace_period(GRACE_SECONDS, slowness)}
     for run in (1, 2):  # the manager is started again
         with Manager(
             *(launcher.command, environment, apps),
@@ -121,7 +128,7 @@ def test_under_todays_nexushub_an_app_keeps_its_data(
     assert [app.errors for app in apps] == [[], [], []]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_what_a_killed_manager_leaves_ends_as_systemd_asks_and_ctrl_c_reaches_all_at_once(
     launcher: Launcher, counting_apps: list[App], slowness: float
 ) -> None:
@@ -132,7 +139,12 @@ def test_what_a_killed_manager_leaves_ends_as_systemd_asks_and_ctrl_c_reaches_al
         manager = subprocess.Popen(
             command(launcher.command, apps, slowness, TODAYS_STOP_SECONDS),
             cwd=TOP,
-            env={**launcher.environment, **RECIPE, "PYTHONPATH": os.environ["PYTHONPATH"]},
+            env={
+                **launcher.environment,
+                **RECIPE,
+                **grace_period(GRACE_SECONDS, slowness),
+                "PYTHONPATH": os.environ["PYTHONPATH"],
+            },
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -158,27 +170,32 @@ def test_what_a_killed_manager_leaves_ends_as_systemd_asks_and_ctrl_c_reaches_al
     assert counts(apps) == [2, 2, 2]
 
 
-def supervisord_configuration(krunclient: Path, apps: Sequence[App], directory: Path) -> str:
+def supervisord_configuration(
+    krunclient: Path, apps: Sequence[App], directory: Path, slowness: float
+) -> str:
     """The example, with its one program once for each app."""
     head, program = EXAMPLE.read_text().split("[program:hello]")
     programs = [
         f"[program:app{app.port}]{program}".replace("/usr/local/bin/krunclient", str(krunclient))
         .replace("/srv/apps/hello", str(app.directory))
         .replace("30000", str(app.port))
+        .replace("stopwaitsecs = 15", f"stopwaitsecs = {round(15 * slowness)}")
         .replace("/hello.", f"/{app.port}.")
         for app in apps
     ]
     return head.replace("logfile = /dev/null", f"logfile = {directory}/log") + "".join(programs)
 
 
-@pytest.mark.timeout(300)
-def test_under_supervisord(launcher: Launcher, apps: list[App], tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_under_supervisord(
+    launcher: Launcher, apps: list[App], tmp_path: Path, slowness: float
+) -> None:
     configuration = tmp_path / "supervisord.conf"
     (krunclient,) = launcher.command
-    configuration.write_text(supervisord_configuration(Path(krunclient), apps, tmp_path))
+    configuration.write_text(supervisord_configuration(Path(krunclient), apps, tmp_path, slowness))
     supervisord = subprocess.Popen(
         [sys.executable, "-m", "supervisor.supervisord", "-c", configuration],
-        env={**launcher.environment, "LANG": "C.UTF-8"},
+        env={**launcher.environment, **grace_period(8, slowness), "LANG": "C.UTF-8"},
     )
     log = tmp_path / "log"
 
@@ -187,14 +204,14 @@ def test_under_supervisord(launcher: Launcher, apps: list[App], tmp_path: Path) 
         return [int(pid) for pid in found]
 
     try:
-        wait_until(lambda: all(app.is_healthy() for app in apps), BOOT_SECONDS)
+        wait_until(lambda: all(app.is_healthy() for app in apps), BOOT_SECONDS * slowness)
         (first,) = pids(apps[1])
         Path(f"/proc/{first}").stat()
         subprocess.run(["kill", "-KILL", str(first)], check=True)
-        wait_until(lambda: len(pids(apps[1])) == 2, 10)
-        wait_until(lambda: all(app.is_healthy() for app in apps), BOOT_SECONDS)
+        wait_until(lambda: len(pids(apps[1])) == 2, 10 * slowness)
+        wait_until(lambda: all(app.is_healthy() for app in apps), BOOT_SECONDS * slowness)
         supervisord.terminate()
-        assert supervisord.wait(60) == 0
+        assert supervisord.wait(60 * slowness) == 0
     finally:
         supervisord.kill()
         supervisord.wait()

@@ -12,7 +12,7 @@ from tests.soak import soak
 LAUNCHES = 20
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_no_launch_fails_and_none_leaves_anything() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="krunclient-soak-") as name:
         directory = Path(name)
