@@ -106,9 +106,9 @@ def test_a_name_that_is_allowed_resolves_and_answers_and_no_other_does(
             f"echo ping | nc localhost {named.port}; time -f %e nc other.example {named.port} 2>&1"
         )
         ended = any_launcher.run(f"--allow=localhost:{named.port}", root, str(port))
-        pong, refused, seconds = ended.stdout.decode().splitlines()
+        pong, *refused, seconds = ended.stdout.decode().splitlines()
         assert (pong, named.visits) == ("pong", 1)
-        assert "bad address" in refused
+        assert any("bad address" in line for line in refused), refused
         assert float(seconds) < 2
         unnamed = any_launcher.run(f"--allow=127.0.0.1:{named.port}", root, str(port))
         assert "pong" not in unnamed.stdout.decode()
