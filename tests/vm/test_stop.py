@@ -64,6 +64,7 @@ class SlowClient:
 def test_a_go_server_finishes_the_request_in_flight_and_ends_with_its_own_status(
     launcher: Launcher, scratch: Path, port: int, number: int, preexec: Preexec
 ) -> None:
+    shutil.rmtree(scratch / "go-stop", ignore_errors=True)  # of one that failed
     root = caddy_root(scratch / "go-stop")
     (root / "etc/Caddyfile").write_text(
         "{\n admin off\n auto_https off\n}\n:80 {\n root * /www\n file_server\n}\n"
