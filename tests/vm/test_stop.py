@@ -84,8 +84,7 @@ def test_a_go_server_finishes_the_request_in_flight_and_ends_with_its_own_status
         client = SlowClient(port)
         client.read(ANSWER_BYTES // 4)
         process.send_signal(number)
-        time.sleep(ANSWER_SECONDS)
-        assert process.poll() is None
+        time.sleep(ANSWER_SECONDS)  # the VM may be gone by then, and the kernel have the rest
         client.read(2 * ANSWER_BYTES)
         assert client.received > ANSWER_BYTES
         client.close()
