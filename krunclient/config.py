@@ -112,7 +112,7 @@ def resolve(libc: Libc, options: Options) -> Config:
             variables=_variables(options),
             rlimits=_rlimits(options),
         ),
-        files=_files(options, root_path).replace(hosts=hosts),
+        files=_files(options, root_path, hosts),
         policy=Policy(
             guest_port=options.value(rows.GUEST_PORT),
             listen=_listen(libc, options, local_port),
@@ -226,7 +226,7 @@ def _network(libc: Libc, source: str, text: str, where: str, port: int | None) -
     return Network(packed=packed, prefix=prefix, port=port)
 
 
-def _files(options: Options, root_path: str) -> Files:
+def _files(options: Options, root_path: str, hosts: tuple[Host, ...]) -> Files:
     overlay = options.value(rows.OVERLAY)
     state = options.value(rows.STATE_DIR)
     if overlay and state:
@@ -250,6 +250,7 @@ def _files(options: Options, root_path: str) -> Files:
         overlay=overlay,
         overlay_size_mib=options.value(rows.OVERLAY_SIZE),
         volumes=options.value(rows.VOLUME),
+        hosts=hosts,
     )
 
 

@@ -106,10 +106,15 @@ def is_set(_source: str, _texts: tuple[str, ...]) -> bool:
     return True
 
 
+def _digits(text: str) -> int | None:
+    """int() takes more than digits, and no more than about 4,300 of them. None for all else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
+
+
 def whole_number(source: str, text: str, low: int, high: int) -> int:
-    # int() takes more than digits, and no more than about 4,300 of them.
-    if text.isascii() and text.isdigit() and len(text) <= 20 and low <= int(text) <= high:
-        return int(text)
+    found = _digits(text)
+    if found is not None and low <= found <= high:
+        return found
     raise UsageError(
         f"{source} can't be used",
         text if len(text) <= 40 else text[:40] + "...",
@@ -232,8 +237,8 @@ def _limit(text: str) -> int | None:
     """None for a text that is none."""
     if text == UNLIMITED:
         return RLIM_INFINITY
-    is_number = text.isascii() and text.isdigit() and len(text) <= 20
-    return int(text) if is_number and int(text) <= RLIM_INFINITY else None
+    found = _digits(text)
+    return found if found is not None and found <= RLIM_INFINITY else None
 
 
 def user(source: str, text: str) -> User:

@@ -40,12 +40,12 @@ class StalledSends:
         self._seen: set[tuple[str, bytes]] = set()
         self._room = MAX_WIDE_BYTES
 
-    def keep_ending(self, loop: Loop) -> None:
+    def keep_releasing(self, loop: Loop) -> None:
         """From now on, as long as the phase lasts."""
-        self.end()
-        loop.start_timer("stalls", STALL_SECONDS, lambda: self.keep_ending(loop))
+        self.release()
+        loop.start_timer("stalls", STALL_SECONDS, lambda: self.keep_releasing(loop))
 
-    def end(self) -> None:
+    def release(self) -> None:
         """Let each send go on of which no byte has got further since the last time.
 
         The kernel takes more for the client, if this process may ask for that; else the socket is

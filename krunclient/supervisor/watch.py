@@ -270,7 +270,7 @@ class Watch:
         # libkrun types ^C on the guest's console: the app gets SIGINT.
         os.kill(self._child.pid, SIGINT)
         if self._supervised is not None:
-            self._supervised.stalls.keep_ending(self._loop)
+            self._supervised.stalls.keep_releasing(self._loop)
 
     def _app_has_started(self) -> bool:
         try:
