@@ -52,28 +52,28 @@ class PortClaim:
             os.close(descriptor)
 
     def share_while(self, bind_or_listen: Callable[[], object]) -> None:
-        """Make a call on another socket of this process while the claim's sockets share the port.
-        Raises OSError.
+        """Make a call on another socket, which has SO_REUSEADDR, while the claim's sockets share
+        the port. Raises OSError.
 
-        By SO_REUSEPORT the kernel shares a port between sockets of one user alone, socket(7).
+        Not by SO_REUSEPORT, which the kernel shares with one user alone: it would remember that
+        (tb->fastreuseport), and let that user's other programs in from then on.
         """
-        self._share(1)
+        self._share(SO_REUSEADDR, 1)
         try:
             bind_or_listen()
         finally:
-            self._share(0)
+            self._share(SO_REUSEADDR, 0)
 
     def share_with_libkrun(self) -> None:
         """Share the port with sockets that set SO_REUSEADDR or SO_REUSEPORT; libkrun's version
         decides which. Raises OSError.
         """
-        self._share(1)
-        for descriptor in self._bound:
-            set_socket_option(self._libc, descriptor, SOL_SOCKET, SO_REUSEADDR, 1)
+        for option in (SO_REUSEADDR, SO_REUSEPORT):
+            self._share(option, 1)
 
-    def _share(self, on: int) -> None:
+    def _share(self, option: int, on: int) -> None:
         for descriptor in self._bound:
-            set_socket_option(self._libc, descriptor, SOL_SOCKET, SO_REUSEPORT, on)
+            set_socket_option(self._libc, descriptor, SOL_SOCKET, option, on)
 
 
 def claim_port(libc: Libc, listen: Endpoint) -> PortClaim:

@@ -23,7 +23,6 @@ from krunclient.bindings.libc import (
     IPV6_V6ONLY,
     SO_KEEPALIVE,
     SO_REUSEADDR,
-    SO_REUSEPORT,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     SOCK_STREAM,
@@ -163,9 +162,8 @@ class SocketSupervisor:
             raise RefusedError(errno.EAFNOSUPPORT)
         own = self._libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
         try:
-            # The one for what an earlier run left in TIME_WAIT, the other for the claim.
-            for option in (SO_REUSEADDR, SO_REUSEPORT):
-                set_socket_option(self._libc, own, SOL_SOCKET, option, 1)
+            # For the claim, and for what an earlier run left in TIME_WAIT.
+            set_socket_option(self._libc, own, SOL_SOCKET, SO_REUSEADDR, 1)
             self._bound_clients(own)
             if family == AF_INET6:
                 set_socket_option(self._libc, own, IPPROTO_IPV6, IPV6_V6ONLY, 0)

@@ -125,10 +125,14 @@ def is_trusted(directory: str) -> bool:
 def is_guarded(path: str) -> bool:
     """Whether a directory and each one above it belongs to the user or to root, and is writable
     by others only where the sticky bit keeps them from renaming. Raises OSError.
+
+    The owner of / counts as root: in a user namespace without the host's root, user_namespaces(7),
+    everything of his is the overflow user's.
     """
+    owners = (0, os.geteuid(), os.lstat("/").st_uid)
     while True:
         found = os.lstat(path)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()):
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners:
             return False
         if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
             return False

@@ -16,6 +16,7 @@ from tests.framework import recorder
 from tests.framework.launch import Launcher, ignore_stops
 from tests.framework.namespaces import UNSHARE
 from tests.framework.paths import EXECUTABLE, SCRIPTS, TOP
+from tests.framework.users import USER
 
 VERSION = b"krunclient 0.1.0\n"
 MAX_BYTES = 16 * 2**20
@@ -78,6 +79,27 @@ def test_a_cache_that_others_could_change_is_passed_over(cache: Path, tmp_path: 
     (cache / "krunclient").chmod(0o777)
     runs(Launcher([EXECUTABLE], {"XDG_CACHE_HOME": str(cache), "TMPDIR": str(tmp_path)}))
     assert not list((cache / "krunclient").iterdir())
+
+
+def test_it_runs_in_a_user_namespace_without_the_hosts_root() -> None:
+    """Where root's directories, / among them, are nobody's."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        executable = shutil.copy2(EXECUTABLE, directory)
+        cache = Path(directory, "cache")
+        cache.mkdir(mode=0o700)
+        user = None
+        if os.geteuid() == 0:
+            user = USER
+            Path(directory).chmod(0o755)
+            os.chown(cache, user, user)
+        runs(
+            Launcher(
+                ["unshare", "--user", "--map-root-user", "--", executable],
+                {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(cache)},
+                user=user,
+            )
+        )
+        assert (cache / "krunclient").is_dir()
 
 
 def test_fifty_at_once_on_a_cold_cache_all_run(launcher: Launcher) -> None:

@@ -16,10 +16,10 @@ def with_own_dev(*commands: str) -> list[str | Path]:
         [
             "set -e",
             "directory=$(mktemp -d)",
-            "mount -t tmpfs tmpfs $directory",
+            "mount -n -t tmpfs tmpfs $directory",
             ": >$directory/null",
-            "mount --bind /dev/null $directory/null",
-            "mount --move $directory /dev",
+            "mount -n --bind /dev/null $directory/null",
+            "mount -n --move $directory /dev",
             "rmdir $directory",
             *commands,
             'exec "$@"',

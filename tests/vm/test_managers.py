@@ -207,7 +207,7 @@ def test_under_supervisord(
         wait_until(lambda: all(app.is_healthy() for app in apps), BOOT_SECONDS * slowness)
         (first,) = pids(apps[1])
         Path(f"/proc/{first}").stat()
-        subprocess.run(["kill", "-KILL", str(first)], check=True)
+        os.kill(first, signal.SIGKILL)
         wait_until(lambda: len(pids(apps[1])) == 2, 10 * slowness)
         wait_until(lambda: all(app.is_healthy() for app in apps), BOOT_SECONDS * slowness)
         supervisord.terminate()
