@@ -43,7 +43,9 @@ def run(directory: Path, failing: int, environment: dict[str, str]) -> tuple[int
 def test_the_next_host_goes_on_with_the_test_that_ended_one_and_hides_no_failure(
     tmp_path: Path, failing: int, status: int
 ) -> None:
-    assert run(tmp_path, failing, {"HOST_ENDS": "1"})[0] == 99
+    ended, output = run(tmp_path, failing, {"HOST_ENDS": "1"})
+    assert ended == 99
+    assert ("assert 0 != 0" in output) == (failing == 0)
     ended, output = run(tmp_path, failing, {})
     assert ended == status, output
     assert "test_one[1]" not in output

@@ -23,11 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     file = config.getoption("--outcomes")
     if file is not None:
-        config.pluginmanager.register(Outcomes(file))
+        config.pluginmanager.register(Outcomes(config, file))
 
 
 class Outcomes:
-    def __init__(self, file: Path) -> None:
+    def __init__(self, config: pytest.Config, file: Path) -> None:
+        self._config = config
         self._file = file
         lines = file.read_text().splitlines() if file.exists() else []
         self._earlier = {
@@ -48,6 +49,10 @@ class Outcomes:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self._failed.add(report.nodeid)
+            # Else it would be told at the end, which this host may never see.
+            terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+            if terminal is not None:
+                terminal.write_line(f"\n{report.longreprtext}")
         if report.when == "teardown":
             outcome = FAILED if report.nodeid in self._failed else PASSED
             with self._file.open("a") as file:
