@@ -182,6 +182,10 @@ class Libc(Library):
     def getsockname(self, descriptor: int, address: object, size: c_uint32, /) -> int:
         """getsockname(2)."""
 
+    @function(ERRNO, c_int, c_void_p, POINTER(c_uint32))
+    def getpeername(self, descriptor: int, address: object, size: c_uint32, /) -> int:
+        """getpeername(2)."""
+
     @function(ERRNO, c_int, c_char_p, c_void_p)
     def inet_pton(self, family: int, text: bytes, address: object, /) -> int:
         """inet_pton(3): 1 for an address of this family, 0 for a text that is none."""

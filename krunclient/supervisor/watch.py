@@ -233,6 +233,8 @@ class Watch:
     def _become_ready(self) -> None:
         self._enter(READY)
         self._announce.ready()
+        if self._supervised is not None:
+            self._supervised.stalls.keep_widening(self._loop)
 
     def _on_ready_timeout(self, limit: float) -> None:
         port = self._plan.config.policy.guest_port

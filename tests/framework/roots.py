@@ -17,7 +17,8 @@ CADDYFILE = """
     auto_https off
 }
 :80 {
-    handle /large {
+    @made path /large /smaller
+    handle @made {
         root * /dev/shm
         file_server
     }

@@ -12,12 +12,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from krunclient.supervisor.stalls import MAX_WIDE_BYTES, WIDE_BYTES
 from tests.framework import fake_vmm
 from tests.framework.fake_vmm import APP_STARTED, IGNORES_SIGINT, LISTENING
 
@@ -91,7 +92,7 @@ def first_byte(timeout: float) -> bool:
 def test_a_client_that_takes_nothing_is_ended_after_the_timeout_and_others_are_served(
     tmp_path: Path,
 ) -> None:
-    with sending(tmp_path, "--client-timeout=1") as process, client():
+    with sending(tmp_path, "--client-timeout=1", may_widen=False) as process, client():
         assert process.stderr is not None
         began = time.monotonic()
         assert process.stderr.readline() == b"not taken\n"
@@ -100,8 +101,29 @@ def test_a_client_that_takes_nothing_is_ended_after_the_timeout_and_others_are_s
 
 
 def test_without_a_timeout_it_holds_up_all_others(tmp_path: Path) -> None:
-    with sending(tmp_path, "--client-timeout=0"), client():
+    with sending(tmp_path, "--client-timeout=0", may_widen=False), client():
         assert not first_byte(3)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a socket more room")
+def test_by_root_it_holds_up_nobody_for_long_and_nothing_is_lost(tmp_path: Path) -> None:
+    with sending(tmp_path, "--client-timeout=0"), client() as paused:
+        time.sleep(0.2)
+        assert first_byte(3)
+        assert taken(paused) == hashlib.sha256(bytes(SENT)).digest()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a socket more room")
+def test_so_many_clients_have_room_at_a_time_and_others_after_them(tmp_path: Path) -> None:
+    with sending(tmp_path, "--client-timeout=0"):
+        with ExitStack() as stack:
+            for _ in range(MAX_WIDE_BYTES // WIDE_BYTES):
+                stack.enter_context(client())
+            assert first_byte(10)
+            stack.enter_context(client())
+            assert not first_byte(3)
+        with client():
+            assert first_byte(3)
 
 
 def test_a_client_that_takes_slowly_gets_all(tmp_path: Path) -> None:

@@ -12,29 +12,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.framework.clients import ask, reading, requests
 from tests.framework.launch import Launcher, Server
 from tests.framework.roots import caddy_root
 
-ANSWER_BYTES = 32 * 2**20  # several times what a kernel takes for a client
-MAKE_ANSWER = f"/bin/busybox head -c {ANSWER_BYTES} /dev/zero >/dev/shm/large"
+ANSWER_BYTES = 128 * 2**20  # several times what a kernel takes for a client, with room as well
+SMALLER_BYTES = 8 * 2**20  # twice what it takes without
+MAKE_ANSWERS = "; ".join(
+    f"/bin/busybox head -c {size} /dev/zero >/dev/shm/{name}"
+    for name, size in (("large", ANSWER_BYTES), ("smaller", SMALLER_BYTES))
+)
 SECONDS = 4
 
 
 @pytest.fixture
 def root(scratch: Path) -> Iterator[Path]:
-    directory = caddy_root(scratch / "clients", MAKE_ANSWER)
+    directory = caddy_root(scratch / "clients", MAKE_ANSWERS)
     yield directory
     shutil.rmtree(directory)
-
-
-def ask(port: int) -> socket.socket:
-    """A client that has asked for the large answer, and has taken nothing of it yet."""
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-    connection.settimeout(60)
-    connection.connect(("127.0.0.1", port))
-    connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    return connection
 
 
 def wait_until_it_holds_up(server: Server) -> None:
@@ -42,6 +37,10 @@ def wait_until_it_holds_up(server: Server) -> None:
     deadline = time.monotonic() + 30
     while is_served(server, 2):
         assert time.monotonic() < deadline
+
+
+def digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def taken(connection: socket.socket) -> int:
@@ -55,6 +54,15 @@ def taken(connection: socket.socket) -> int:
     return received
 
 
+def answer(connection: socket.socket, pause: float = 0) -> bytes:
+    """The body of an answer that is taken to its end, with a pause after each part."""
+    whole = b""
+    while data := connection.recv(2**20):
+        whole += data
+        time.sleep(pause)
+    return whole.partition(b"\r\n\r\n")[2]
+
+
 def is_served(server: Server, within: float) -> bool:
     try:
         return server.get(timeout=within) == b"hello from go"
@@ -66,9 +74,11 @@ def test_a_client_that_reads_nothing_is_gone_after_the_timeout_and_others_are_se
     any_launcher: Launcher, root: Path, port: int
 ) -> None:
     timeout = f"--client-timeout={SECONDS}"
-    with any_launcher.serve(root, port, timeout) as server, ask(port) as silent:
-        wait_until_it_holds_up(server)
+    with any_launcher.serve(root, port, timeout) as server, ask(port, "/large") as silent:
+        if any_launcher.user is not None:  # who can't let the kernel take more meanwhile
+            wait_until_it_holds_up(server)
         server.get(timeout=5 * SECONDS)
+        time.sleep(SECONDS)
         assert all(is_served(server, 10) for _ in range(5))
         assert 0 < taken(silent) < ANSWER_BYTES
 
@@ -76,19 +86,28 @@ def test_a_client_that_reads_nothing_is_gone_after_the_timeout_and_others_are_se
 def test_a_client_that_reads_slowly_gets_its_bytes_whole(
     launcher: Launcher, root: Path, port: int
 ) -> None:
-    with launcher.serve(root, port, "--client-timeout=2"), ask(port) as slow:
-        answer = b""
-        while data := slow.recv(2**20):
-            answer += data
-            time.sleep(0.05)
-        body = answer.partition(b"\r\n\r\n")[2]
-        assert hashlib.sha256(body).digest() == hashlib.sha256(bytes(ANSWER_BYTES)).digest()
+    with launcher.serve(root, port, "--client-timeout=2"), ask(port, "/smaller") as slow:
+        assert digest(answer(slow, 0.05)) == digest(bytes(SMALLER_BYTES))
+
+
+def test_by_root_two_clients_that_do_not_read_cost_others_nothing_once_they_have_room(
+    launcher: Launcher, root: Path, port: int
+) -> None:
+    with launcher.serve(root, port) as server:
+        alone = requests(port, 50, 30)
+        with ask(port, "/smaller") as dead, reading(port, "/smaller", 20_000):
+            for _ in range(2):
+                server.get(timeout=60)
+            beside = requests(port, 200, 30)
+            assert (alone.failed, beside.failed) == (0, 0)
+            assert beside.median < 1.5 * alone.median
+            assert digest(answer(dead)) == digest(bytes(SMALLER_BYTES))
 
 
 def test_a_stop_reaches_the_app_within_a_second_although_a_client_reads_nothing(
     any_launcher: Launcher, root: Path, port: int
 ) -> None:
-    with any_launcher.serve(root, port, "--client-timeout=0") as server, ask(port):
+    with any_launcher.serve(root, port, "--client-timeout=0") as server, ask(port, "/large"):
         wait_until_it_holds_up(server)
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)

@@ -1,0 +1,93 @@
+"""Clients that a server has beside the one that counts: dead, slow and silent ones."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+SMALL_BUFFER = 1 << 16
+PAUSE = 0.1
+PATIENCE = 60  # seconds
+MAX_FAILURES = 5  # in a row: the rest would fail as well, at its time-out each
+
+
+def ask(port: int, path: str) -> socket.socket:
+    """A client that has asked for something, and has taken nothing of it yet."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+    connection.settimeout(PATIENCE)
+    connection.connect(("127.0.0.1", port))
+    request = f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    connection.sendall(request.encode())
+    return connection
+
+
+@contextmanager
+def reading(port: int, path: str, bytes_per_second: int) -> Iterator[None]:
+    """A client that reads so fast, for as long as there is something."""
+    ended = threading.Event()
+
+    def read() -> None:
+        with ask(port, path) as connection:
+            while not ended.wait(PAUSE) and connection.recv(round(bytes_per_second * PAUSE)):
+                pass
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def silent(port: int, count: int) -> Iterator[None]:
+    """Clients that connect and say nothing."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        yield
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Of requests one after the other, in seconds, and how many failed."""
+
+    seconds: list[float]
+    failed: int
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def percentile_99(self) -> float:
+        return statistics.quantiles(self.seconds, n=100, method="inclusive")[98]
+
+
+def requests(port: int, count: int, timeout: float) -> Latencies:
+    """Ask for / so many times, on a connection each. One that fails counts with all its time."""
+    seconds: list[float] = []
+    failed = in_a_row = 0
+    while len(seconds) < count and in_a_row < MAX_FAILURES:
+        began = time.monotonic()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+        try:
+            connection.request("GET", "/")
+            connection.getresponse().read()
+            in_a_row = 0
+        except (OSError, http.client.HTTPException):
+            failed, in_a_row = failed + 1, in_a_row + 1
+        finally:
+            connection.close()
+        seconds.append(time.monotonic() - began)
+    return Latencies(seconds, failed)
