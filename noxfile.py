@@ -139,7 +139,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure beside a launcher in C: a table, JSON, and a plot in build/. -- --short, --no-vm."""
+    """Measure beside a launcher in C: a table, JSON, a plot. -- --short, --no-vm, --clients."""
     install(session, "bench")
     prepare(session, build_executable, build_rootfs, build_guests)
     command = ("python", "-m", "tests.bench.bench")

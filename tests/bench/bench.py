@@ -1,7 +1,7 @@
 """krunclient beside a launcher in C on the same libraries and root, in alternating runs.
 
     python -m tests.bench.bench --prepare
-    python -m tests.bench.bench --json FILE [--short | --no-vm]
+    python -m tests.bench.bench --json FILE [--short | --no-vm | --clients]
     python -m tests.bench.bench --read FILE [--plot FILE]
 
 Medians and ratios: on an emulated host the times themselves mean nothing. Start-up is timed
@@ -21,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 
 import debian
-from tests.bench import microvms, report
+from tests.bench import beside, microvms, report
 from tests.bench.candidates import (
     AT_ONCE,
     FIRST_PORT,
@@ -50,11 +50,21 @@ class Extent:
     memory_of: Sequence[int] = ()
     vms_at_once: int = 0
     loads: int = 0
+    beside_others: int = 0
 
 
 WITHOUT_VMS = Extent(starts=60, first_starts=5, starts_at_once=5, system_calls=True)
-WHOLE = replace(WITHOUT_VMS, served=20, ended=10, memory_of=(1, 5, 10), vms_at_once=2, loads=30)
+WHOLE = replace(
+    WITHOUT_VMS,
+    served=20,
+    ended=10,
+    memory_of=(1, 5, 10),
+    vms_at_once=2,
+    loads=30,
+    beside_others=50,
+)
 SHORT = Extent(starts=20, first_starts=3, served=10, memory_of=(1,))
+CLIENTS = Extent(starts=3, first_starts=1, beside_others=50)
 
 
 def measure(extent: Extent) -> Results:
@@ -117,6 +127,8 @@ def _vms(bench: Bench, extent: Extent) -> Iterator[Results]:
     if extent.loads:
         yield {"load": microvms.load(bench, extent.loads)}
         yield {"stages, ms from exec": microvms.stages(bench)}
+    if extent.beside_others:
+        yield {"beside other clients": beside.measure(bench, extent.beside_others)}
     if extent.vms_at_once:
         slowest = microvms.slowest_end(bench, extent.vms_at_once)
         yield _timed(f"{AT_ONCE} VMs at once, slowest end", slowest)
@@ -137,6 +149,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer runs")
     parser.add_argument("--no-vm", action="store_true", help="start-up alone")
+    parser.add_argument("--clients", action="store_true", help="a server's other clients alone")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--prepare", action="store_true", help="install what it needs")
     which.add_argument("--json", type=Path, help="measure, and write the results there")
@@ -147,7 +160,9 @@ def main() -> int:
         debian.require("bench")
         return 0
     if arguments.json:
-        results = measure(WITHOUT_VMS if arguments.no_vm else SHORT if arguments.short else WHOLE)
+        asked = {"no_vm": WITHOUT_VMS, "short": SHORT, "clients": CLIENTS}
+        extents = [extent for name, extent in asked.items() if getattr(arguments, name)]
+        results = measure(next(iter(extents), WHOLE))
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(results, indent=1))
         return 0

@@ -1,0 +1,64 @@
+"""Real VMs: what other clients of a server cost one more, and a stop."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from tests.bench.candidates import FIRST_PORT, Bench, Candidate, progress
+from tests.bench.microvms import STOP_SECONDS, Running, Timed
+from tests.framework.clients import ask, reading, requests, silent
+
+PATH = "/large"
+TIMEOUT = 5  # seconds, for each of the requests that are counted
+SETTLING = 3  # for the others to be as slow as they are, and no faster
+OTHERS: dict[str, Callable[[int], AbstractContextManager[object]]] = {
+    "nobody": lambda _port: nullcontext(),
+    "one that reads nothing": lambda port: ask(port, PATH),
+    "one at 20 kB/s": lambda port: reading(port, PATH, 20_000),
+    "one at 1 MB/s": lambda port: reading(port, PATH, 1_000_000),
+    "a hundred that are silent": lambda port: silent(port, 100),
+}
+
+
+def measure(bench: Bench, count: int) -> dict[str, dict[str, Timed]]:
+    """For each launcher and each kind of others: the latency of so many requests, what part of them
+    failed, and the time from a signal that asks for a stop to the end.
+
+    The server is a Go server, the others' answer 16 MiB. Each has a VM of its own.
+    """
+    return {
+        one.name: {name: _beside(bench, one, name, count) for name in OTHERS} for one in bench.both
+    }
+
+
+def _beside(bench: Bench, candidate: Candidate, name: str, count: int) -> Timed:
+    progress(f"{candidate.name} beside {name}")
+    with (
+        Running(bench, candidate, bench.go_server, FIRST_PORT) as running,
+        OTHERS[name](running.port),
+    ):
+        time.sleep(SETTLING)
+        found = requests(running.port, count, TIMEOUT)
+        return {
+            "median ms": 1000 * found.median,
+            "99% ms": 1000 * found.percentile_99,
+            "failed, %": 100 * found.failed / len(found.seconds),
+            "stop ms": 1000 * _stop(bench, running),
+        }
+
+
+def _stop(bench: Bench, running: Running) -> float:
+    """Seconds to the end by a stop that is asked for, or as long as that is waited for."""
+    # SIGTERM would kill the launcher in C: SIGINT is what that passes on.
+    asks = signal.SIGINT if running.launcher == bench.c_launcher.name else signal.SIGTERM
+    began = time.monotonic()
+    running.process.send_signal(asks)
+    try:
+        running.process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        progress(f"{running.launcher} has not ended after {STOP_SECONDS} s")
+    return time.monotonic() - began
