@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.5  # between two looks while nothing is to be stopped: 0.1 ms of processor each
 STALL_SECONDS = 0.25
-WIDE_BYTES, MAX_WIDE_BYTES = 2**25, 2**27  # of the host's memory, for a socket and for a VM
+WIDE_BYTES, MAX_WIDE_BYTES = 2**26, 2**28  # of the host's memory, for a socket and for a VM
 SENDING = ("sendto", "sendmsg")
 MAX_CALL_BYTES = 256  # nine numbers
 SOCKADDR_BYTES = 28  # struct sockaddr_in6
@@ -94,7 +94,7 @@ class StalledSends:
         try:
             own = self._libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)
             try:
-                set_socket_option(self._libc, own, SOL_SOCKET, SO_SNDBUFFORCE, WIDE_BYTES)
+                self._give_room(own)
             finally:
                 os.close(own)
         except OSError:
@@ -105,18 +105,23 @@ class StalledSends:
         """Whether the socket has got room for WIDE_BYTES, which takes CAP_NET_ADMIN, socket(7). The
         kernel wakes who waits for room.
         """
-        # The kernel keeps what it has taken also after the VMM has closed the socket.
-        self._wide &= _connections() if self._wide else set()
         try:
             connection = self._connection(socket)
-            if connection in self._wide or (len(self._wide) + 1) * WIDE_BYTES > MAX_WIDE_BYTES:
+            if connection in self._wide:
                 return False
-            # The kernel takes half of it for its own bookkeeping.
-            set_socket_option(self._libc, socket, SOL_SOCKET, SO_SNDBUFFORCE, WIDE_BYTES)
+            # The kernel keeps what it has taken also after the VMM has closed the socket.
+            self._wide &= _connections() if self._wide else set()
+            if (len(self._wide) + 1) * WIDE_BYTES > MAX_WIDE_BYTES:
+                return False
+            self._give_room(socket)
         except OSError:
             return False
         self._wide.add(connection)
         return True
+
+    def _give_room(self, socket: int) -> None:
+        """The kernel doubles what is asked for, socket(7). Raises OSError."""
+        set_socket_option(self._libc, socket, SOL_SOCKET, SO_SNDBUFFORCE, WIDE_BYTES // 2)
 
     def _connection(self, socket: int) -> bytes:
         """Its two ends, as `_connections` has them. Raises OSError."""
@@ -130,13 +135,6 @@ class StalledSends:
             self._libc.shutdown(socket, SHUT_RDWR)
         except OSError:
             pass  # it has ended meanwhile
-
-    def _name(self, number: int) -> str:
-        """What only this socket is called, proc_pid_fd(5); empty if it is gone."""
-        try:
-            return os.readlink(f"{self._process}/fd/{number}")
-        except OSError:
-            return ""
 
     def _sends(self) -> list[str]:
         """Each thread that is inside a send: its id, the call and its arguments, as
