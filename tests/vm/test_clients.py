@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import signal
 import socket
@@ -37,6 +38,16 @@ def wait_until_it_holds_up(server: Server) -> None:
     deadline = time.monotonic() + 30
     while is_served(server, 2):
         assert time.monotonic() < deadline
+
+
+def wait_until_it_is_gone(client: socket.socket) -> None:
+    """Until the kernel has no connection to it any more, which it may not hear of."""
+    server, own = client.getpeername()[1], client.getsockname()[1]
+    ends = re.compile(rf":{server:04X} (0{{16}}FFFF0000)?0100007F:{own:04X} ")
+    deadline = time.monotonic() + 60
+    while any(ends.search(Path(f"/proc/net/{table}").read_text()) for table in ("tcp", "tcp6")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def digest(data: bytes) -> bytes:
@@ -78,7 +89,7 @@ def test_a_client_that_reads_nothing_is_gone_after_the_timeout_and_others_are_se
         if any_launcher.user is not None:  # who can't let the kernel take more meanwhile
             wait_until_it_holds_up(server)
         server.get(timeout=5 * SECONDS)
-        time.sleep(SECONDS)
+        wait_until_it_is_gone(silent)
         assert all(is_served(server, 10) for _ in range(5))
         assert 0 < taken(silent) < ANSWER_BYTES
 
