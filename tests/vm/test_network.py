@@ -69,7 +69,8 @@ def test_a_guest_reaches_what_is_allowed_and_nothing_else(
         )
         found = results(ended.stdout)
         by_mapped = found.pop(mapped)
-        assert by_mapped in ("ok", "EACCES")
+        another_library = "KRUNCLIENT_LIBKRUN" in any_launcher.environment
+        assert by_mapped == "EACCES" or (another_library and by_mapped == "ok")
         assert found["ping 127.0.0.2"] == found["frame"] == "ok"
         assert frames.have(b"ping\n")  # of the allowed connections
         assert not frames.have(b"raw packet")
