@@ -11,7 +11,8 @@ It never loads libkrun.
     sockets    answers the VMM's calls of bind, connect and listen
     layer      how much the guest has written to memory, which is lost
     readiness  whether the app has started, and whether the port accepts
-    stalls     sends that a client holds up, released where a stop waits for them
+    stalls     sends that a client holds up: given more room, and released at a stop
+    tcptable   the host's TCP sockets, for the two above
     announce   writes events to the log and tells a service manager
     libkrunlog libkrun's log, read for what it alone tells
     verdict    how the VMM ended, as krunclient's exit status

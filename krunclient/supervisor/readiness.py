@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 
+from krunclient.supervisor import tcptable
 from krunclient.supervisor.memory import own_stat
 
 LOOKING_SECONDS = 0.2
 # Standard input, output and error are what krunclient was given: a file of any name.
 GIVEN = ("0", "1", "2")
-TCP_LISTEN = b"0A"  # <net/tcp_states.h>
 
 
 def app_has_started(vmm: int, exec_path: str) -> bool:
@@ -36,17 +36,11 @@ def app_has_started(vmm: int, exec_path: str) -> bool:
 
 
 def is_listening(port: int) -> bool:
-    """Whether anything on this host listens on a TCP port, by proc_net_tcp.rst of the kernel."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            with open(table, "rb") as file:
-                for line in file:
-                    fields = line.split()
-                    if fields[1].endswith(b":%04X" % port) and fields[3] == TCP_LISTEN:
-                        return True
-        except FileNotFoundError:
-            continue
-    return False
+    """Whether anything on this host listens on a TCP port."""
+    ends = b":%04X" % port
+    return any(
+        local.endswith(ends) and state == tcptable.LISTEN for local, _, state in tcptable.sockets()
+    )
 
 
 def milliseconds_since_start() -> int:

@@ -12,7 +12,6 @@ from ctypes import c_uint32, create_string_buffer
 
 from krunclient.bindings.libc import (
     AF_INET,
-    AF_INET6,
     BYTES_ACKED,
     IPPROTO_TCP,
     SHUT_RDWR,
@@ -23,10 +22,11 @@ from krunclient.bindings.libc import (
     TCP_INFO,
     set_socket_option,
 )
+from krunclient.supervisor import tcptable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
@@ -38,7 +38,6 @@ WIDE_BYTES, MAX_WIDE_BYTES = 2**26, 2**28  # of the host's memory, for a socket 
 SENDING = ("sendto", "sendmsg")
 MAX_CALL_BYTES = 256  # nine numbers
 SOCKADDR_BYTES = 28  # struct sockaddr_in6
-TCP_TIME_WAIT = b"06"  # <net/tcp_states.h>
 
 
 class StalledSends:
@@ -57,21 +56,18 @@ class StalledSends:
         its client. Without the right to that, nothing is done.
         """
         if self._may_widen():
-            self._widen_from_time_to_time(loop)
+            self._keep(self._widened, LOOK_SECONDS, loop)
 
     def keep_releasing(self, loop: Loop) -> None:
         """From now on, as long as the phase lasts, let each stalled send go on: as above, or else
         its socket is shut down, and what libkrun has sent by then still reaches the client.
         """
-        for socket in self._stalled():
-            if not self._widened(socket):
-                self._shut_down(socket)
-        loop.start_timer("stalls", STALL_SECONDS, lambda: self.keep_releasing(loop))
+        self._keep(self._release, STALL_SECONDS, loop)
 
-    def _widen_from_time_to_time(self, loop: Loop) -> None:
+    def _keep(self, doing: Callable[[int], object], seconds: float, loop: Loop) -> None:
         for socket in self._stalled():
-            self._widened(socket)
-        loop.start_timer("stalls", LOOK_SECONDS, lambda: self._widen_from_time_to_time(loop))
+            doing(socket)
+        loop.start_timer("stalls", seconds, lambda: self._keep(doing, seconds, loop))
 
     def _stalled(self) -> Iterator[int]:
         """A descriptor of the socket of each stalled send, for as long as it is looked at."""
@@ -110,7 +106,8 @@ class StalledSends:
             if connection in self._wide:
                 return False
             # The kernel keeps what it has taken also after the VMM has closed the socket.
-            self._wide &= _connections() if self._wide else set()
+            if self._wide:
+                self._wide &= connections()
             if (len(self._wide) + 1) * WIDE_BYTES > MAX_WIDE_BYTES:
                 return False
             self._give_room(socket)
@@ -124,15 +121,16 @@ class StalledSends:
         set_socket_option(self._libc, socket, SOL_SOCKET, SO_SNDBUFFORCE, WIDE_BYTES // 2)
 
     def _connection(self, socket: int) -> bytes:
-        """Its two ends, as `_connections` has them. Raises OSError."""
+        """Its two ends, as `connections` has them. Raises OSError."""
         local, peer = create_string_buffer(SOCKADDR_BYTES), create_string_buffer(SOCKADDR_BYTES)
         self._libc.getsockname(socket, local, c_uint32(SOCKADDR_BYTES))
         self._libc.getpeername(socket, peer, c_uint32(SOCKADDR_BYTES))
-        return b"%b %b" % (_end(local.raw), _end(peer.raw))
+        return b"%b %b" % (tcptable.end(local.raw), tcptable.end(peer.raw))
 
-    def _shut_down(self, socket: int) -> None:
+    def _release(self, socket: int) -> None:
         try:
-            self._libc.shutdown(socket, SHUT_RDWR)
+            if not self._widened(socket):
+                self._libc.shutdown(socket, SHUT_RDWR)
         except OSError:
             pass  # it has ended meanwhile
 
@@ -162,28 +160,10 @@ class StalledSends:
         return info.raw[BYTES_ACKED]
 
 
-def _connections() -> set[bytes]:
-    """The two ends of each connection of this host that holds memory, by proc_net_tcp.rst of the
-    kernel.
-    """
-    found = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            with open(table, "rb") as file:
-                for line in file:
-                    _, local, peer, state, *_ = line.split(None, 4)
-                    if state != TCP_TIME_WAIT:
-                        found.add(b"%b %b" % (local, peer))
-        except FileNotFoundError:
-            continue
-    return found
-
-
-def _end(sockaddr: bytes) -> bytes:
-    """An address and a port as those tables write them: each word as the processor reads it."""
-    port = int.from_bytes(sockaddr[2:4], "big")
-    address = (
-        sockaddr[8:24] if int.from_bytes(sockaddr[:2], "little") == AF_INET6 else sockaddr[4:8]
-    )
-    words = (address[start : start + 4] for start in range(0, len(address), 4))
-    return b"%b:%04X" % (b"".join(b"%08X" % int.from_bytes(word, "little") for word in words), port)
+def connections() -> set[bytes]:
+    """The two ends of each connection of this host that holds memory."""
+    return {
+        b"%b %b" % (local, peer)
+        for local, peer, state in tcptable.sockets()
+        if state != tcptable.TIME_WAIT
+    }

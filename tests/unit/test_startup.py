@@ -65,6 +65,7 @@ IN_THE_SUPERVISOR = {
     "krunclient.supervisor.readiness",
     "krunclient.supervisor.sockets",
     "krunclient.supervisor.stalls",
+    "krunclient.supervisor.tcptable",
     "krunclient.supervisor.verdict",
     "krunclient.supervisor.watch",
 }

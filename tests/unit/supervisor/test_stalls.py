@@ -8,7 +8,7 @@ import pytest
 
 from krunclient.bindings.libc import AF_INET
 from krunclient.host.facts import find_architecture
-from krunclient.supervisor.stalls import StalledSends, _connections
+from krunclient.supervisor.stalls import StalledSends, connections
 from tests.framework.stages import LIBC
 
 
@@ -25,7 +25,7 @@ def test_a_connection_is_found_for_as_long_as_there_is_one(family: int, address:
         accepted, _ = listener.accept()
         with accepted:
             ends = sends._connection(accepted.fileno())
-            assert ends in _connections()
-        assert ends in _connections()  # closed here alone: what was sent may still be under way
+            assert ends in connections()
+        assert ends in connections()  # closed here alone: what was sent may still be under way
         client.close()
-    assert ends not in _connections()
+    assert ends not in connections()
