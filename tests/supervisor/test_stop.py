@@ -259,8 +259,8 @@ def processor_seconds(process: int) -> float:
 
 
 PANICS = r"""
-    dprintf(2, "\nthread 'fs worker' panicked at src/fs.rs:9:5:\nnot UTF-8\n");
     dprintf(6, "the guest's own\n");
+    dprintf(2, "\nthread 'fs worker' panicked at src/fs.rs:9:5:\nnot UTF-8\n");
 """
 
 

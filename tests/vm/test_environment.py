@@ -77,7 +77,9 @@ def test_the_app_has_as_many_open_files_as_its_kernel_takes_and_the_limits_that_
     root = new_root("ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hc; ulimit -Su; ulimit -Hu")
 
     def limits(*options: str) -> list[str]:
-        return launcher.run(*options, root, str(port)).stdout.decode().split()
+        ended = launcher.run(*options, root, str(port))
+        assert (ended.status, ended.stderr) == (0, b"")
+        return ended.stdout.decode().split()
 
     open_files = limits()[:2]
     assert open_files == ["1048576", "1048576"]
