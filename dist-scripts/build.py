@@ -56,6 +56,12 @@ LIBRARIES = {
 }
 FIRST_STAGE = TOP / "krunclient/zipapp"
 
+# What runs in the guest: a program of its own, without a C library.
+GUEST_PROGRAMS = TOP / "krunclient/guest"
+C_FLAGS = ("-Os", "-static", "-s", "-nostdlib", "-ffreestanding", "-Wall", "-Wextra", "-Werror")
+# All of zig that such a program needs.
+COMPILER_PARTS = ("ziglang/zig", "ziglang/lib/include/", "ziglang/lib/std/")
+
 # The first moment that a zip file can hold, for want of a better one.
 DEFAULT_EPOCH = 315532800
 
@@ -69,6 +75,7 @@ def main() -> None:
     shutil.rmtree(site_packages, ignore_errors=True)
     copy_package(site_packages)
     add_libraries(site_packages, fetch_wheels(arguments.machine), arguments.machine)
+    add_guest_programs(site_packages, arguments.machine)
     fix_modes(site_packages)
     pack(site_packages, arguments.output)
     size = arguments.output.stat().st_size
@@ -80,20 +87,25 @@ def copy_package(site_packages: Path) -> None:
     shutil.copytree(
         TOP / "krunclient",
         site_packages / "krunclient",
-        ignore=shutil.ignore_patterns("__pycache__", "bundled", FIRST_STAGE.name),
+        ignore=shutil.ignore_patterns("__pycache__", "bundled", FIRST_STAGE.name, "*.c"),
     )
 
 
 def fetch_wheels(machine: str) -> dict[str, Path]:
-    """The wheels of the library pair by name, fetched by pip against the hashes of the lock."""
+    """The wheels of the library pair by name."""
     directory = TOP / "build/wheels" / machine
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version=3.11"]
-    command += [f"--platform={WHEEL_PLATFORM.format(machine=machine)}", f"--dest={directory}"]
-    command += [f"--requirement={SCRIPTS / 'requirements/bundle.txt'}"]
-    subprocess.run(command, check=True)
+    platform = f"--platform={WHEEL_PLATFORM.format(machine=machine)}"
+    download("bundle.txt", directory, "--python-version=3.11", platform)
     # A wheel's name begins with that of its project.
     return {wheel.name.partition("-")[0]: wheel for wheel in directory.glob("*.whl")}
+
+
+def download(lock: str, directory: Path, *options: str) -> None:
+    """Fetch wheels by pip against the hashes of a lock."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--require-hashes", "--only-binary=:all:", f"--dest={directory}"]
+    command += [f"--requirement={SCRIPTS / 'requirements' / lock}", *options]
+    subprocess.run(command, check=True)
 
 
 def add_libraries(site_packages: Path, wheels: dict[str, Path], machine: str) -> None:
@@ -103,6 +115,43 @@ def add_libraries(site_packages: Path, wheels: dict[str, Path], machine: str) ->
         with zipfile.ZipFile(wheels[project]) as wheel:
             (bundled / machine / name).write_bytes(wheel.read(member))
     shutil.copytree(SCRIPTS / "licences", bundled / "licences")
+
+
+def add_guest_programs(site_packages: Path, machine: str) -> None:
+    zig = fetch_compiler()
+    for source in sorted(GUEST_PROGRAMS.glob("*.c")):
+        output = site_packages / "krunclient/bundled" / machine / f"guest-{source.stem}"
+        command: list[str | Path] = [
+            zig,
+            "cc",
+            "-target",
+            f"{machine}-linux-musl",
+            *C_FLAGS,
+            "-o",
+            output,
+            source,
+        ]
+        cache = str(zig.parent / "cache")
+        environment = {"ZIG_LOCAL_CACHE_DIR": cache, "ZIG_GLOBAL_CACHE_DIR": cache}
+        subprocess.run(command, check=True, env={**os.environ, **environment})
+
+
+def fetch_compiler() -> Path:
+    """The program zig, unpacked once from its wheel."""
+    lock = SCRIPTS / "requirements/compiler.txt"
+    directory = TOP / "build/compiler" / hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+    if not directory.is_dir():
+        temporary = directory.with_suffix(".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        download(lock.name, temporary)
+        (wheel,) = temporary.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            parts = [name for name in archive.namelist() if name.startswith(COMPILER_PARTS)]
+            archive.extractall(temporary, parts)
+        wheel.unlink()
+        (temporary / COMPILER_PARTS[0]).chmod(0o755)
+        temporary.rename(directory)
+    return directory / COMPILER_PARTS[0]
 
 
 def fix_modes(directory: Path) -> None:
