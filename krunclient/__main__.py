@@ -52,7 +52,8 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes], parent: int | Non
         resolved = plan.make(settings, facts.probe(libc, architecture, settings))
         if given.has(options.PLAN):
             return _print(plan.as_json(resolved))
-        return supervisor.run(resolved, libc, log, _vmm, parent or os.getppid())
+        parent = parent or os.getppid()
+        return supervisor.run(resolved, libc, log, parent, vmm=_vmm, passt=_passt)
     except LaunchError as error:
         log.failure(error)
         return error.status
@@ -69,6 +70,15 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes], parent: int | Non
 def _vmm(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
     try:
         from krunclient.vmm.main import main
+    except ImportError:
+        _forget_this_copy()
+        raise
+    main(plan, libc, supervisor, inherited)
+
+
+def _passt(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
+    try:
+        from krunclient.passt.main import main
     except ImportError:
         _forget_this_copy()
         raise

@@ -14,7 +14,7 @@ from krunclient import config, plan, report
 from krunclient.bindings import libc as libc_binding
 from krunclient.bindings.libc import AF_INET, SOCK_CLOEXEC, SOCK_STREAM
 from krunclient.errors import SEE_CHECK, SEE_LIMITS, HostError, VmError, unexpected
-from krunclient.host import facts, kvm, libraries
+from krunclient.host import facts, kvm, libraries, passt
 from krunclient.log import one_line
 from krunclient.model import FEW_OPEN_FILES, INIT_FILE, KVM, MORE_OPEN_FILES, Endpoint
 from krunclient.report import Report
@@ -22,8 +22,9 @@ from krunclient.sandbox import confinement, privileges, process
 from krunclient.sandbox.confine import Supervisor, confine
 from krunclient.secret import Secret
 from krunclient.supervisor.claims import PortClaim
+from krunclient.supervisor.mappedport import MappedPort
+from krunclient.supervisor.notifications import Notifications, supervision_error
 from krunclient.supervisor.sockets import SocketSupervisor
-from krunclient.supervisor.watch import supervision_error
 from krunclient.vmm import start
 
 TYPE_CHECKING = False
@@ -87,6 +88,7 @@ class Check:
             ("sandbox", self._sandbox),
             ("Landlock", self._landlock),
             ("open files", self._open_files),
+            ("passt", self._passt),
         )
 
     def _kvm(self) -> str:
@@ -131,6 +133,18 @@ class Check:
             return str(most)
         return f"{most}, few for a guest that knows many files; {MORE_OPEN_FILES}"
 
+    def _passt(self) -> str:
+        """None is a failure where it is asked for."""
+        try:
+            found = passt.find(self._config.passt, self._config.search_path)
+        except HostError:
+            if self._config.network == "passt":
+                raise
+            return "none, which only --network passt needs"
+        if self._config.network == "passt":
+            facts.programs_of_network(self._config, self._architecture)
+        return found
+
     def _confine(self, supervisor: Supervisor) -> None:
         """What the VMM does, and one call that the supervisor must refuse."""
         # Whether there is a KVM is another check's question.
@@ -146,7 +160,7 @@ class Check:
             init_file=INIT_FILE,
             kvm_device=device,
         )
-        confine(walls, self._libc, self._architecture, supervisor, Secret(""))
+        confine(walls, self._libc, self._architecture, supervisor, Secret(""), {})
         socket = self._libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)
         address = REFUSED.sockaddr(AF_INET)
         try:
@@ -203,14 +217,14 @@ class Check:
     def _answer_one_call(self, child: int, listener: int, go: int) -> None:
         """The supervisor's half. Raises LaunchError."""
         pidfd = os.pidfd_open(child)
-        nothing_claimed = PortClaim(self._libc, -1, ())
+        port = MappedPort(self._libc, self._config.policy, PortClaim(self._libc, -1, ()))
         try:
             sockets = SocketSupervisor(
-                *(self._libc, self._architecture, self._config.policy, nothing_claimed),
-                *(child, pidfd, listener),
+                *(self._libc, self._architecture, self._config.policy, port),
+                Notifications(self._libc, child, pidfd, listener),
             )
         except OSError as error:
-            raise supervision_error(error) from None
+            raise supervision_error("the VMM's", error) from None
         os.write(go, b"\n")
         # The child's one call, or its end.
         poll = select.poll()

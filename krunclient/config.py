@@ -27,6 +27,7 @@ BASE_VARIABLES = (
     ("HOME", "/root"),
     ("TERM", "linux"),
 )
+SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"  # for who has no PATH
 INHERITED_VARIABLES = ("HOST", "INTERNAL_SECRET")
 
 MAX_FILE_NAME_BYTES = 200  # NAME_MAX is 255
@@ -49,8 +50,9 @@ class Life(Record):
 class Config(Record):
     """What is to be run, as the user asked for it.
 
-    `user` is None if the VMM keeps the user that started krunclient. The library paths are None if
-    none was given, and may hold bytes that are no UTF-8, as surrogates.
+    `user` is None if the VMM keeps the user that started krunclient. `network` is `tsi` or `passt`.
+    The paths of passt and of the libraries are None if none was given, and may hold bytes that are
+    no UTF-8, as surrogates. `search_path` is where programs are looked for, execvp(3).
     """
 
     guest: Guest
@@ -60,6 +62,9 @@ class Config(Record):
     user: User | None
     sandbox: bool
     console: bool
+    network: str
+    passt: str | None
+    search_path: str
     libkrun: str | None
     libkrunfw: str | None
 
@@ -128,6 +133,9 @@ def resolve(libc: Libc, options: Options) -> Config:
         user=options.value(rows.USER),
         sandbox=_sandbox(options),
         console=options.value(rows.CONSOLE),
+        network=_network_kind(options),
+        passt=options.value(rows.PASST),
+        search_path=_inherited(options, "PATH") or SEARCH_PATH,
         libkrun=options.value(rows.LIBKRUN),
         libkrunfw=options.value(rows.LIBKRUNFW),
     )
@@ -145,6 +153,14 @@ def _sandbox(options: Options) -> bool:
                 "leave one of them out",
             )
     return False
+
+
+def _network_kind(options: Options) -> str:
+    kind = options.value(rows.NETWORK)
+    if kind == "passt" and options.value(rows.SANDBOX) == "off":
+        what, why = "--sandbox off can't be used", "it is the sandbox that keeps passt in bounds"
+        raise UsageError(what, options.source(rows.NETWORK), why, "leave one of them out")
+    return kind
 
 
 def _listen(libc: Libc, options: Options, local_port: str) -> Endpoint:

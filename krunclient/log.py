@@ -70,6 +70,7 @@ LIBKRUN_NOTE = Event(
     level="debug",
     when="libkrun logged an error that tells of nothing wrong",
 )
+PASST = Event(name="passt", level="debug", when="passt said something")
 NOTIFY = Event(name="notify", level="warning", when="a service manager could not be told")
 FAILED = Event(
     name="failed",
@@ -84,7 +85,7 @@ CONSOLE = Event(
 )
 EVENTS = (
     *(START, FEW_OPEN_FILES, VMM_STARTED, CONFINED, READY, STOPPING, FORCED, ENDED),
-    *(LIBKRUN, LIBKRUN_NOTE, NOTIFY, FAILED, CONSOLE),
+    *(LIBKRUN, LIBKRUN_NOTE, PASST, NOTIFY, FAILED, CONSOLE),
 )
 
 

@@ -215,6 +215,7 @@ class Features(Record):
     krun_add_virtio_console_default: bool  # 1.16
     krun_disable_implicit_vsock: bool
     krun_add_vsock: bool  # 1.17
+    krun_add_net_unixstream: bool  # 1.16
     krun_set_egress_policy: bool  # 2.x of smolmachines
 
     @classmethod

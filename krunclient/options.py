@@ -164,7 +164,7 @@ def absolute_path(source: str, text: str) -> str:
     raise UsageError(
         f"{source} can't be used",
         text,
-        "libraries are loaded by absolute path alone",
+        "what is loaded or run is named by its absolute path alone",
         "give a path that begins with /",
     )
 
@@ -328,6 +328,21 @@ ALLOW: Option[tuple[str, ...]] = Option(
     needs_sandbox=True,
     help="what the guest may connect to, or none",
 )
+NETWORK = Option(
+    name="--network",
+    metavar="tsi|passt",
+    default="tsi",
+    convert=choice("tsi", "passt"),
+    help="how the guest's sockets reach the host",
+)
+PASST: Option[str | None] = Option(
+    name="--passt",
+    metavar="PATH",
+    default=None,
+    default_text="the first in PATH",
+    convert=last(absolute_path),
+    help="the passt that --network passt runs",
+)
 CLIENT_TIMEOUT: Option[float | None] = Option(
     name="--client-timeout",
     metavar="SECONDS",
@@ -483,7 +498,7 @@ HELP = Option(
 )
 
 OPTIONS = (
-    *(CPUS, MEMORY, EXEC, GUEST_PORT, BIND, ALLOW, CLIENT_TIMEOUT),
+    *(CPUS, MEMORY, EXEC, GUEST_PORT, BIND, ALLOW, NETWORK, PASST, CLIENT_TIMEOUT),
     *(OVERLAY, STATE_DIR, OVERLAY_SIZE, VOLUME),
     *(USER, SANDBOX, GRACE_PERIOD, READY_TIMEOUT, DIE_WITH_PARENT, ENV, RLIMIT, LIBKRUN),
     *(LIBKRUNFW, LOG_LEVEL, LOG_FORMAT, CONSOLE, PLAN, CHECK, VERSION, HELP),

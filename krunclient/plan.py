@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from krunclient.errors import HostError
-from krunclient.model import INIT_FILE
+from krunclient.model import INIT_FILE, ip_text
 from krunclient.record import Record
 from krunclient.sandbox import confinement
 from krunclient.secret import Secret
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from krunclient.host.facts import HostFacts
     from krunclient.model import LibraryPair
     from krunclient.sandbox.confinement import Confinement
+    from krunclient.usernet import UserNetwork
 
 
 SET_ROOT_WINDOW_MIB = 512  # krun_set_root maps this much for DAX, private to the process
 
 
 class Plan(Record):
-    """One VM. `confinement` is None with `--sandbox off`.
+    """One VM. `confinement` is None with `--sandbox off`, `user_network` without `--network passt`.
 
     `host_port` is what libkrun is told to map. With the sandbox it is the guest's own port, which
     the supervisor turns into the policy's; so a bind of the VMM's to that number is the guest's
@@ -32,6 +33,7 @@ class Plan(Record):
     config: Config
     facts: HostFacts
     confinement: Confinement | None
+    user_network: UserNetwork | None
     host_port: int
     egress_cidrs: tuple[str, ...]
 
@@ -39,11 +41,12 @@ class Plan(Record):
 def make(config: Config, facts: HostFacts) -> Plan:
     """Raises HostError if a promise depends on a function that this libkrun lacks."""
     check_that_root_stays_whole(config, facts.libraries)
-    policy = config.policy
+    policy, network = config.policy, _user_network(config, facts)
     return Plan(
         config=config,
         facts=facts,
-        confinement=_confinement(config, facts) if config.sandbox else None,
+        confinement=_confinement(config, facts, network) if config.sandbox else None,
+        user_network=network,
         host_port=policy.guest_port if config.sandbox else policy.listen.port,
         egress_cidrs=tuple(dict.fromkeys(network.cidr() for network in policy.allow)),
     )
@@ -60,17 +63,37 @@ def check_that_root_stays_whole(config: Config, pair: LibraryPair) -> None:
         )
 
 
-def _confinement(config: Config, facts: HostFacts) -> Confinement:
+def _user_network(config: Config, facts: HostFacts) -> UserNetwork | None:
+    if facts.passt is None or facts.guest_program is None:
+        return None
+    if not facts.libraries.features.krun_add_net_unixstream:
+        raise HostError(
+            "--network passt can't be used",
+            facts.libraries.libkrun,
+            "it has no function krun_add_net_unixstream",
+            "use --network tsi, or libkrun 1.16 or later",
+        )
+    from krunclient import usernet
+
+    return usernet.make(config, facts.passt, facts.guest_program, facts.vmm_uid)
+
+
+def _confinement(config: Config, facts: HostFacts, network: UserNetwork | None) -> Confinement:
     in_memory = facts.libraries.features.krun_fs_add_overlay_file
+    files, program = config.files, None
+    if network is not None:
+        files = files.replace(hosts=network.names)
+        program = (network.guest_program, network.program)
     return confinement.make(
         config.guest,
-        config.files,
+        files,
         user=config.user,
         vmm_uid=facts.vmm_uid,
         landlock_abi=facts.landlock_abi,
         hard_limits=facts.hard_limits,
         window_mib=0 if facts.libraries.features.krun_add_virtiofs3 else SET_ROOT_WINDOW_MIB,
         init_file=None if in_memory else INIT_FILE,
+        guest_program=program,
     )
 
 
@@ -98,6 +121,8 @@ def as_json(plan: Plan) -> str:
             "client_timeout": config.policy.client_timeout,
         },
         "egress_cidrs": plan.egress_cidrs,
+        "network": config.network,
+        "user_network": plan.user_network and _network(plan.user_network),
         "user": config.user,
         "sandbox": config.sandbox,
         "confinement": plan.confinement and _described(plan.confinement),
@@ -109,6 +134,11 @@ def as_json(plan: Plan) -> str:
 
 def _described(value: Confinement) -> dict[str, Any]:
     return {**value.as_dict(), "mounts": [step.describe() for step in value.mounts]}
+
+
+def _network(value: UserNetwork) -> dict[str, Any]:
+    stand_ins = {ip_text(packed): ip_text(other) for packed, other in value.stand_ins.items()}
+    return {**value.as_dict(), "stand_ins": stand_ins}
 
 
 def _plain(value: Any) -> Any:

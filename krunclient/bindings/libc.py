@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import (
     POINTER,
+    Array,
     Structure,
     c_char_p,
     c_int,
@@ -61,6 +62,8 @@ IPPROTO_TCP, IPPROTO_IPV6, IPV6_V6ONLY = 6, 41, 26
 TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_INFO, TCP_USER_TIMEOUT = 4, 5, 11, 18
 BYTES_ACKED = slice(120, 128)
 SHUT_RDWR = 2
+SO_SNDTIMEO, MSG_DONTWAIT, MSG_NOSIGNAL = 21, 0x40, 0x4000
+CLOSE_RANGE_CLOEXEC = 4  # <linux/close_range.h>, Linux 5.11
 
 # <linux/sched.h>, <sys/mount.h>
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -177,6 +180,22 @@ class Libc(Library):
     @function(ERRNO, c_int, c_int)
     def listen(self, descriptor: int, backlog: int, /) -> int:
         """listen(2)."""
+
+    @function(ERRNO, c_int, c_void_p, POINTER(c_uint32), c_int)
+    def accept4(self, descriptor: int, address: None, size: None, flags: int, /) -> int:
+        """accept4(2), without the peer's address."""
+
+    @function(ERRNO, c_int, c_int, c_int, POINTER(c_int))
+    def socketpair(self, family: int, kind: int, protocol: int, pair: Array[c_int], /) -> int:
+        """socketpair(2)."""
+
+    @function(ERRNO_SIZE, c_int, c_char_p, c_size_t, c_int)
+    def send(self, descriptor: int, data: bytes, size: int, flags: int, /) -> int:
+        """send(2)."""
+
+    @function(ERRNO_SIZE, c_int, c_void_p, c_size_t, c_int)
+    def recv(self, descriptor: int, data: object, size: int, flags: int, /) -> int:
+        """recv(2)."""
 
     @function(ERRNO, c_int, c_void_p, POINTER(c_uint32))
     def getsockname(self, descriptor: int, address: object, size: c_uint32, /) -> int:
@@ -313,3 +332,17 @@ def openat2(libc: Libc, directory: int, path: bytes, flags: int, resolve: int) -
 def set_socket_option(libc: Libc, descriptor: int, level: int, name: int, value: int) -> None:
     """Set an option of a socket that is an int. Raises OSError."""
     libc.setsockopt(descriptor, level, name, c_int(value), ctypes.sizeof(c_int))
+
+
+def set_send_timeout(libc: Libc, descriptor: int, microseconds: int) -> None:
+    """Bound how long a send or a connect blocks, below a second. Raises OSError. socket(7)."""
+    words = (c_int * 4)(0, 0, microseconds, 0)  # struct timeval, of two longs
+    on = ctypes.cast(words, POINTER(c_int)).contents
+    libc.setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, on, ctypes.sizeof(words))
+
+
+def socket_pair(libc: Libc) -> tuple[int, int]:
+    """Two connected stream sockets. Raises OSError. socketpair(2)."""
+    pair = (c_int * 2)()
+    libc.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)
+    return pair[0], pair[1]

@@ -5,6 +5,7 @@ here; which of them a library has, its Features, decides what is called:
 
     root        krun_set_root (1.x), krun_add_virtiofs3 (1.18 and later)
     vsock       implicit (1.x), krun_add_vsock (1.17 and later)
+    card        krun_add_net_unixstream (1.16 and later)
     console     implicit (1.x), krun_add_virtio_console_default (1.16 and later)
     file        krun_fs_add_overlay_file (1.19 and later)
 """
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 
 ROOT_TAG = b"/dev/root"  # the virtiofs tag that libkrun's kernel command line mounts as root
 TSI_HIJACK_INET = 1
+# What passt takes of virtio-net: checksums and segments that the other side is to complete.
+NET_FEATURES = {
+    "CSUM": 1 << 0, "GUEST_CSUM": 1 << 1, "GUEST_TSO4": 1 << 7, "GUEST_UFO": 1 << 10,
+    "HOST_TSO4": 1 << 11, "HOST_UFO": 1 << 14,
+}  # fmt: skip
 LOG_LEVEL_ERROR = 1
 LOG_STYLE_NEVER = 2
 # RUST_LOG of the crate env_logger. At debug level libkrun's VMM tells whether a status is the
@@ -108,6 +114,18 @@ class Krun(Library):
 
     @function(KRUN, ctx_id, c_uint32, optional=True)
     def krun_add_vsock(self, context: int, tsi_features: int, /) -> int: ...
+
+    @function(KRUN, ctx_id, c_char_p, c_int, POINTER(c_uint8), c_uint32, c_uint32, optional=True)
+    def krun_add_net_unixstream(
+        self,
+        context: int,
+        path: None,
+        descriptor: int,
+        mac: Array[c_uint8],
+        features: int,
+        flags: int,
+        /,
+    ) -> int: ...
 
     @function(KRUN, ctx_id, strings, strings, strings, optional=True)
     def krun_set_egress_policy(

@@ -27,7 +27,8 @@ LANDLOCK_CREATE_RULESET_VERSION = 1  # <linux/landlock.h>
 class HostFacts(Record):
     """`exec_path` is the guest's program, absolute in the guest. `vmm_uid` is who the VMM runs as,
     `landlock_abi` 0 if the kernel has no Landlock, `hard_limits` this process's own by name.
-    `open_files` is the highest limit on them that this process can have.
+    `open_files` is the highest limit on them that this process can have. `passt` is the path of
+    passt, and `guest_program` of what sets its card up in the guest, None where neither is needed.
     """
 
     architecture: Architecture
@@ -37,6 +38,8 @@ class HostFacts(Record):
     landlock_abi: int
     hard_limits: Mapping[str, int]
     open_files: int
+    passt: str | None = None
+    guest_program: str | None = None
 
 
 def find_architecture() -> Architecture:
@@ -59,6 +62,7 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
     root_path, exec_paths = config.files.root_path, config.guest.exec_paths
     exec_path = program.find(libc, root_path, exec_paths, architecture)
     pair = libraries.find(config.libkrun, config.libkrunfw, architecture)
+    network = programs_of_network(config, architecture)
     if config.user is None:
         kvm.check()  # else the VMM child does, as that user
     return HostFacts(
@@ -69,7 +73,20 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
         landlock_abi=landlock_abi(libc) if config.sandbox else 0,
         hard_limits=hard_limits(libc),
         open_files=open_files(libc),
+        **network,
     )
+
+
+def programs_of_network(config: Config, architecture: Architecture) -> Mapping[str, str]:
+    """The programs that `--network passt` needs, by the fact's name. Raises HostError."""
+    if config.network != "passt":
+        return {}
+    from krunclient.host import passt
+
+    return {
+        "passt": passt.find(config.passt, config.search_path),
+        "guest_program": passt.find_guest_program(architecture),
+    }
 
 
 def landlock_abi(libc: Libc) -> int:

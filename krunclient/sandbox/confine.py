@@ -15,7 +15,7 @@ from krunclient.sandbox import landlock, lifeline, mounts, privileges, process, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
@@ -41,15 +41,17 @@ def confine(
     architecture: Architecture,
     supervisor: Supervisor,
     init_file: Secret,
+    opened: Mapping[str, int],
 ) -> str:
-    """Put every wall around this process. Returns where the guest's root is now.
+    """Put every wall around this process. Returns where the guest's root is now. `opened` are
+    descriptors of host paths that the mounts need and its user may not open.
 
     Raises LaunchError or OSError.
     """
     # A process without privileges that can't be dumped could not write its own uid_map.
     process.set_dumpable(libc, confinement.user_namespace)
     privileges.enter_namespaces(libc, user_namespace=confinement.user_namespace)
-    sources = mounts.open_sources(confinement.mounts)
+    sources = mounts.open_sources(confinement.mounts, opened)
     mounts.perform(libc, confinement.mounts, sources, init_file)
     for descriptor in sources.values():
         os.close(descriptor)
@@ -59,17 +61,23 @@ def confine(
     privileges.drop_capabilities(libc, confinement.capabilities)
     landlock.restrict(libc, confinement.landlock_abi, confinement.landlock_rules)
     lifeline.start(libc, architecture, supervisor.pid)
-    program = seccomp.assemble(architecture, os.getpid(), set_id_bits=confinement.set_id_bits)
-    _wait_for_supervision(libc, program, supervisor)
+    program = seccomp.assemble(
+        architecture,
+        os.getpid(),
+        set_id_bits=confinement.set_id_bits,
+        sockets=confinement.sockets,
+    )
+    wait_for_supervision(libc, program, supervisor)
     return GUEST_ROOT
 
 
-def _wait_for_supervision(
+def wait_for_supervision(
     libc: Libc, program: Sequence[seccomp.Instruction], supervisor: Supervisor
 ) -> None:
     """Install the filter, hand its listener to the supervisor, and keep no hold of it.
 
-    Whoever has the listener decides on the calls that the filter stops: the VMM must not.
+    Whoever has the listener decides on the calls that the filter stops: this process must not.
+    Raises LaunchError.
     """
     try:
         listener = seccomp.install(libc, program)

@@ -40,10 +40,10 @@ class Confinement(Record):
     """With `user_namespace` the VMM is root in a namespace of its own, which is its user on the
     host; no other user is mapped.
 
-    `is_dumpable` leaves it open to ptrace(2) by its user, which a supervisor without privileges
-    needs. `limits` are setrlimit(2)'s by name, both the soft and the hard one. Without
-    `set_id_bits` no file can be made set-user-ID or set-group-ID. A `landlock_abi` of 0 is a
-    kernel without Landlock.
+    Without `sockets` it can make none, nor connect, bind or listen. `is_dumpable` leaves it open to
+    ptrace(2) by its user, which a supervisor without privileges needs. `limits` are setrlimit(2)'s
+    by name, both the soft and the hard one. Without `set_id_bits` no file can be made set-user-ID
+    or set-group-ID. A `landlock_abi` of 0 is a kernel without Landlock.
     """
 
     user_namespace: bool
@@ -54,6 +54,7 @@ class Confinement(Record):
     landlock_abi: int
     landlock_rules: tuple[Rule, ...]
     set_id_bits: bool
+    sockets: bool
 
 
 def make(
@@ -66,11 +67,14 @@ def make(
     hard_limits: Mapping[str, int],
     window_mib: int,
     init_file: str | None,
+    guest_program: tuple[str, str] | None = None,
     kvm_device: str = KVM,
 ) -> Confinement:
     """`user` is who the VMM becomes, if any, and `vmm_uid` who it then is. `window_mib` is memory
-    that libkrun maps for its virtio-fs server beside the guest's RAM. `init_file` is
-    the path in the guest of the file for libkrun's init, if libkrun can't serve it from memory.
+    that libkrun maps for its virtio-fs server beside the guest's RAM. `init_file` is the path in
+    the guest of the file for libkrun's init, if libkrun can't serve it from memory.
+    `guest_program` is what sets a network card up, on the host and in the guest; with a card,
+    libkrun makes no sockets.
     """
     user_namespace = vmm_uid != 0
     # A file on a volume that runs as its owner would run so for every user of the host.
@@ -80,7 +84,11 @@ def make(
         # As root, the supervisor needs no leave; other processes of the VMM's user get none.
         is_dumpable=user_namespace and user is None,
         mounts=mounts.operations(
-            files, user_namespace=user_namespace, init_file=init_file, kvm_device=kvm_device
+            files,
+            user_namespace=user_namespace,
+            init_file=init_file,
+            guest_program=guest_program,
+            kvm_device=kvm_device,
         ),
         limits={
             name: min(value, hard_limits[name])
@@ -90,6 +98,7 @@ def make(
         landlock_abi=landlock_abi,
         landlock_rules=landlock.rules(landlock_abi) if landlock_abi else (),
         set_id_bits=set_id_bits,
+        sockets=guest_program is None,
     )
 
 

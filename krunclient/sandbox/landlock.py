@@ -75,8 +75,20 @@ def restrict(libc: Libc, abi: int, allowed: tuple[Rule, ...]) -> None:
     """
     if not abi:
         return
+    _restrict(libc, abi, all_access(abi), allowed)
+
+
+def restrict_sockets(libc: Libc, abi: int) -> None:
+    """Deny this process every TCP port, and processes outside. Files stay as they are: a process
+    whose files Landlock restricts can't mount. Raises OSError.
+    """
+    if abi >= 4:
+        _restrict(libc, abi, 0, ())
+
+
+def _restrict(libc: Libc, abi: int, handled: int, allowed: tuple[Rule, ...]) -> None:
     attributes = RulesetAttributes(
-        all_access(abi),
+        handled,
         NET_BIND_AND_CONNECT if abi >= 4 else 0,
         SCOPE_ABSTRACT_UNIX_AND_SIGNAL if abi >= 6 else 0,
     )

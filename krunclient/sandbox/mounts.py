@@ -49,6 +49,8 @@ from krunclient.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from krunclient.bindings.libc import Libc
     from krunclient.model import Files
     from krunclient.secret import Secret
@@ -274,9 +276,24 @@ class PlaceForInitFile(Operation):
         os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
+class GuestProgram(FromHost):
+    """A program for the guest, in the lower layer that also has the PlaceForInitFile. Its host path
+    is opened for reading beforehand.
+    """
+
+    path: str
+
+    def execute(self, libc: Libc, sources: dict[str, int]) -> None:
+        os.makedirs(INIT_LAYER, exist_ok=True)
+        flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
+        descriptor = os.open(f"{INIT_LAYER}{self.path}", flags, 0o755)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.pread(sources[self.host_path], SKELETON_BYTES, 0))
+
+
 class HostsFile(Operation):
-    """The root's /etc/hosts with these addresses and names behind it, in the lower layer that also
-    has the PlaceForInitFile: the guest may change its own.
+    """The root's /etc/hosts with these addresses and names in the place of what it has for such
+    names, in the lower layer that also has the PlaceForInitFile: the guest may change its own.
     """
 
     hosts: tuple[tuple[str, str], ...]
@@ -291,8 +308,21 @@ class HostsFile(Operation):
         flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
         descriptor = os.open(f"{INIT_LAYER}/etc/hosts", flags, 0o644)
         with os.fdopen(descriptor, "wb") as file:
-            own = _root_hosts(libc)
+            own = _without({name.encode() for _, name in self.hosts}, _root_hosts(libc))
             file.write(own + (b"" if own.endswith(b"\n") or not own else b"\n") + lines.encode())
+
+
+def _without(names: set[bytes], hosts: bytes) -> bytes:
+    """A hosts(5) without these names."""
+    kept = []
+    for line in hosts.split(b"\n"):
+        words = line.partition(b"#")[0].split()
+        others = [name for name in words[1:] if name not in names]
+        if others == words[1:]:
+            kept.append(line)
+        elif others:
+            kept.append(b" ".join((words[0], *others)))
+    return b"\n".join(kept)
 
 
 def _root_hosts(libc: Libc) -> bytes:
@@ -343,16 +373,22 @@ class PivotRoot(Operation):
 
 
 def operations(
-    files: Files, *, user_namespace: bool, init_file: str | None, kvm_device: str = KVM
+    files: Files,
+    *,
+    user_namespace: bool,
+    init_file: str | None,
+    guest_program: tuple[str, str] | None = None,
+    kvm_device: str = KVM,
 ) -> tuple[Operation, ...]:
-    """All steps in their order. `init_file` is the path in the guest, if one is needed, and
+    """All steps in their order. `init_file` is the path in the guest, if one is needed,
+    `guest_program` the paths on the host and in the guest of a program that is put there, and
     `kvm_device` the device of the host that becomes KVM.
     """
     if files.overlay is None:
         layer: Operation = MemoryLayer(path="layer", bytes=files.overlay_size_mib * 2**20)
     else:
         layer = BindLayer(host_path=files.overlay, path="layer")
-    lower = f"{INIT_LAYER}:lower" if init_file or files.hosts else "lower"
+    lower = f"{INIT_LAYER}:lower" if init_file or files.hosts or guest_program else "lower"
     return (
         MakePrivate(),
         EnterTmpfs(target=NEW_ROOT),
@@ -368,6 +404,11 @@ def operations(
         SameOwnerAndMode(like="lower", path=f"layer/{UPPER}", owner_too=not user_namespace),
         *((PlaceForInitFile(path=init_file),) if init_file else ()),
         *((HostsFile(hosts=files.hosts),) if files.hosts else ()),
+        *(
+            (GuestProgram(host_path=guest_program[0], path=guest_program[1]),)
+            if guest_program
+            else ()
+        ),
         Overlay(lower=lower, layer="layer", path=GUEST, user_xattr=user_namespace),
         Unmount(path="layer"),
         Unmount(path="lower"),
@@ -384,13 +425,13 @@ def operations(
     )
 
 
-def open_sources(steps: tuple[Operation, ...]) -> dict[str, int]:
+def open_sources(steps: tuple[Operation, ...], opened: Mapping[str, int]) -> dict[str, int]:
     """A descriptor of each host path, opened in the namespace where it is to be bound, before
-    the host's tree is gone from sight there.
+    the host's tree is gone from sight there. Those of `opened` are there already.
 
     Raises PermissionDeniedError or HostError.
     """
-    sources: dict[str, int] = {}
+    sources = dict(opened)
     for step in steps:
         path = step.source()
         if path is not None and path not in sources:

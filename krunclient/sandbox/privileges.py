@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from krunclient.bindings.libc import (
@@ -13,21 +14,22 @@ from krunclient.bindings.libc import (
     CapabilitySets,
 )
 from krunclient.errors import LaunchError, PermissionDeniedError, failed_call
+from krunclient.model import User
 from krunclient.sandbox.confinement import CAPABILITIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
-    from krunclient.model import User
 
 LAST_CAPABILITY = 63  # of the two words that capset(2) takes; today's kernels know 40
 CAPABILITY_VERSION_3 = 0x20080522
 
 
-def switch_user(user: User) -> None:
+def switch_user(user: User, *, groups_too: bool = True) -> None:
     """Change from root to a user for good. Raises PermissionDeniedError."""
     try:
-        os.setgroups(list(user.groups))
+        if groups_too:
+            os.setgroups(list(user.groups))
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
@@ -56,6 +58,41 @@ def enter_namespaces(libc: Libc, *, user_namespace: bool) -> None:
             _write("/proc/self/gid_map", f"0 {gid} 1")
     except OSError as error:
         raise _namespace_error(error, user_namespace=user_namespace) from None
+
+
+def enter_namespaces_as(libc: Libc, user: User) -> None:
+    """As `enter_namespaces`, by root, and as another user from then on: root in the new namespace
+    is that user on the host.
+
+    This process is closed to that user's other processes all the time, ptrace(2): it still has
+    what root had in memory. So another one, which stays root, writes the maps.
+
+    Raises HostError or PermissionDeniedError.
+    """
+    entered_reader, entered_writer = os.pipe2(os.O_CLOEXEC)
+    mapper = os.fork()
+    if mapper == 0:
+        process = f"/proc/{os.getppid()}"
+        try:
+            os.close(entered_writer)
+            if os.read(entered_reader, 1):
+                _write(f"{process}/setgroups", "deny")
+                _write(f"{process}/uid_map", f"0 {user.uid} 1")
+                _write(f"{process}/gid_map", f"0 {user.gid} 1")
+                os._exit(0)
+        finally:
+            os._exit(1)
+    try:
+        os.close(entered_reader)
+        os.setgroups([])
+        libc.unshare(CLONE_NEWNS | CLONE_NEWUSER)
+        os.write(entered_writer, b"x")
+        os.close(entered_writer)
+        if os.waitpid(mapper, 0)[1] != 0:
+            raise PermissionError(errno.EPERM, "uid_map")
+    except OSError as error:
+        raise _namespace_error(error, user_namespace=True) from None
+    switch_user(User(uid=0, gid=0, groups=()), groups_too=False)
 
 
 def _namespace_error(error: OSError, *, user_namespace: bool) -> LaunchError:

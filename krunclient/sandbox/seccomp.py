@@ -11,11 +11,23 @@ import errno
 import struct
 from ctypes import Structure, c_char_p, c_ushort
 
-from krunclient.bindings.libc import IPPROTO_TCP, SO_REUSEADDR, SO_REUSEPORT, SOL_SOCKET
+from krunclient.bindings.libc import (
+    CLONE_NEWUSER,
+    IPPROTO_IPV6,
+    IPPROTO_TCP,
+    IPV6_V6ONLY,
+    PR_SET_DUMPABLE,
+    PR_SET_PDEATHSIG,
+    SIGCHLD,
+    SIGKILL,
+    SO_REUSEADDR,
+    SO_REUSEPORT,
+    SOL_SOCKET,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
@@ -63,6 +75,30 @@ IOCTLS_IGNORED = {
 
 # The supervisor makes these calls in the VMM's place, if its policy allows them.
 SUPERVISED = ("bind", "connect", "listen")
+# And these in the place of passt, which gets its sockets and its connections from the supervisor.
+SUPERVISED_OF_PASST = (*SUPERVISED, "accept4", "socket")
+# What passt does to confine itself, which it does before it reads a frame of the guest's.
+SELF_CONFINEMENT = (
+    "execve", "mount", "umount2", "pivot_root", "unshare", "setns", "seccomp", "setpriority",
+    "socketpair",
+)  # fmt: skip
+# <asm-generic/socket.h>, <linux/tcp.h>: buffers, windows, lingering, and how far a peek goes.
+SOCKET_OPTIONS_OF_PASST = {
+    "SO_SNDBUF": 7, "SO_RCVBUF": 8, "SO_KEEPALIVE": 9, "SO_LINGER": 13, "SO_RCVLOWAT": 18,
+    "SO_PEEK_OFF": 42,
+}  # fmt: skip
+TCP_OPTIONS_OF_PASST = {
+    "TCP_NODELAY": 1, "TCP_MAXSEG": 2, "TCP_WINDOW_CLAMP": 10, "TCP_QUICKACK": 12,
+}  # fmt: skip
+# Both are set on listening sockets, which are the supervisor's. On one that is connected, they
+# decide who may have the port after it.
+SOCKET_OPTIONS_IGNORED = (SO_REUSEADDR, SO_REUSEPORT)
+# <fcntl.h>: and the size of a pipe, and seals of memory.
+FCNTLS_OF_PASST = {"F_SETPIPE_SZ": 1031, "F_GETPIPE_SZ": 1032, "F_ADD_SEALS": 1033}
+# <asm-generic/sockios.h>, <asm-generic/ioctls.h>: signals to others.
+IOCTLS_THAT_SIGNAL = {"FIOSETOWN": 0x8901, "SIOCSPGRP": 0x8902, "FIOASYNC": 0x5452}
+# <linux/netlink.h>: an unprivileged look at the host's interfaces.
+AF_NETLINK, NETLINK_ROUTE, SOL_NETLINK, NETLINK_GET_STRICT_CHK = 16, 0, 270, 12
 
 # What a VMM never does, by the reason to refuse it.
 REFUSED = {
@@ -141,24 +177,22 @@ class Program(Structure):
     _fields_ = (("length", c_ushort), ("filter", c_char_p))
 
 
-def assemble(architecture: Architecture, pid: int, *, set_id_bits: bool) -> tuple[Instruction, ...]:
+def assemble(
+    architecture: Architecture, pid: int, *, set_id_bits: bool, sockets: bool
+) -> tuple[Instruction, ...]:
     """The filter for a VMM with this pid, on this architecture.
 
-    Without `set_id_bits` no file can be made set-user-ID or set-group-ID.
+    Without `set_id_bits` no file can be made set-user-ID or set-group-ID. Without `sockets` none
+    can be made.
     """
     program = _Rules(architecture)
     for name in SUPERVISED:
-        program.rule(name, _returns(RET_USER_NOTIF))
-    for names in REFUSED.values():
-        for name in names:
-            program.rule(name, _refuses(errno.EPERM))
-    # With ENOSYS the C library falls back to clone, whose flags a filter can see.
-    program.rule("clone3", _refuses(errno.ENOSYS))
+        program.rule(name, _returns(RET_USER_NOTIF) if sockets else _refuses(errno.EACCES))
+    program.rule("socket", *(_only_tcp() if sockets else [_refuses(errno.EACCES)]))
+    program.confine(pid)
+    program.allow("kill", 0, (pid,))
     program.allow("clone", 0, (THREAD_FLAGS,), mask=THREAD_FLAGS)
     program.refuse("close_range", 2, (CLOSE_RANGE_UNSHARE,), mask=CLOSE_RANGE_UNSHARE)
-    for name in ("kill", "tgkill"):
-        program.allow(name, 0, (pid,))
-    program.allow("sched_setaffinity", 0, (0,))
     program.allow("prlimit64", 2, (0,))  # reading a limit is no harm
     program.allow("prctl", 0, PRCTLS.values())
     program.allow("fcntl", 1, FCNTLS.values())
@@ -169,15 +203,63 @@ def assemble(architecture: Architecture, pid: int, *, set_id_bits: bool) -> tupl
         *_if_in(1, IOCTLS_IGNORED.values(), RET_ERRNO, None),
         *_if_in(1, IOCTLS.values(), RET_ALLOW, errno.EPERM),
     )
-    # A connection by the first packet would pass connect(2) by.
-    for name, argument in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
-        program.refuse(name, argument, (MSG_FASTOPEN,), errno.EACCES, mask=MSG_FASTOPEN)
-    program.rule("socket", *_only_tcp())
     program.rule("setsockopt", *_only_harmless_options())
     if not set_id_bits:
         for name, argument in MODE_ARGUMENTS.items():
             program.refuse(name, argument, SET_ID_BITS, mask=SET_ID_BITS[-1])
         program.rule("openat2", _refuses(errno.ENOSYS))  # its mode is out of sight
+    return program.end(RET_ALLOW)
+
+
+def assemble_for_passt(
+    architecture: Architecture, pid: int, *, is_dumpable: bool
+) -> tuple[Instruction, ...]:
+    """The filter for passt. It stands beside passt's own, which lets through what passt needs.
+
+    With `is_dumpable` passt can't close itself to its supervisor, ptrace(2).
+    """
+    program = _Rules(architecture)
+    program.rule(
+        "socket",
+        _load(0),
+        Instruction(code=JUMP_EQUAL, value=AF_NETLINK, if_false=3),
+        _load(2),
+        Instruction(code=JUMP_EQUAL, value=NETLINK_ROUTE, if_false=1),
+        _returns(RET_ALLOW),
+        _returns(RET_USER_NOTIF),
+    )
+    for name in SUPERVISED_OF_PASST:
+        if name != "socket":
+            program.rule(name, _returns(RET_USER_NOTIF))
+    program.rule("accept", _refuses(errno.EPERM))
+    # It has a user namespace already, and is told that it has made one, or entered that of a child
+    # (2026): to do so would undo that it dies with the supervisor.
+    program.rule("unshare", *_if_in(0, (CLONE_NEWUSER,), RET_ERRNO, 0))
+    program.rule("setns", *_if_in(1, (CLONE_NEWUSER,), RET_ERRNO, errno.EPERM))
+    # That child dies with its parent; nobody can wish for less.
+    death = [*_if_in(1, (SIGKILL,), RET_ALLOW, None), _returns(RET_ERRNO)]
+    program.rule(
+        "prctl",
+        _load(0),
+        Instruction(code=JUMP_EQUAL, value=PR_SET_PDEATHSIG, if_false=len(death)),
+        *death,
+        *_if_in(0, (PR_SET_DUMPABLE,) if is_dumpable else (), RET_ERRNO, 0),
+    )
+    program.allow("clone", 0, (CLONE_NEWUSER | SIGCHLD,))
+    program.allow("fcntl", 1, (*FCNTLS.values(), *FCNTLS_OF_PASST.values()))
+    program.refuse("ioctl", 1, tuple(IOCTLS_THAT_SIGNAL.values()))
+    program.confine(pid, SELF_CONFINEMENT)
+    program.rule(
+        "setsockopt",
+        *_options(
+            {
+                SOL_SOCKET: SOCKET_OPTIONS_OF_PASST.values(),
+                IPPROTO_TCP: TCP_OPTIONS_OF_PASST.values(),
+                IPPROTO_IPV6: (IPV6_V6ONLY,),
+                SOL_NETLINK: (NETLINK_GET_STRICT_CHK,),
+            }
+        ),
+    )
     return program.end(RET_ALLOW)
 
 
@@ -231,6 +313,22 @@ class _Rules:
     ) -> None:
         """Refuse the call if an argument is one of these, else allow it."""
         self.rule(name, *_if_in(argument, values, RET_ERRNO | error, 0, mask=mask))
+
+    def confine(self, pid: int, but: Collection[str] = ()) -> None:
+        """What no process behind these walls does: none of REFUSED `but` these, no connection past
+        connect(2).
+        """
+        for names in REFUSED.values():
+            for name in names:
+                if name not in but:
+                    self.rule(name, _refuses(errno.EPERM))
+        # With ENOSYS the C library falls back to clone, whose flags a filter can see.
+        self.rule("clone3", _refuses(errno.ENOSYS))
+        self.allow("tgkill", 0, (pid,))
+        self.allow("sched_setaffinity", 0, (0,))
+        # A connection by the first packet.
+        for name, argument in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
+            self.refuse(name, argument, (MSG_FASTOPEN,), errno.EACCES, mask=MSG_FASTOPEN)
 
     def end(self, action: int) -> tuple[Instruction, ...]:
         return (*self._program, _returns(action))
@@ -312,13 +410,24 @@ def _only_tcp() -> list[Instruction]:
 
 def _only_harmless_options() -> list[Instruction]:
     """Nothing that leads packets another way: no device, no source route, no multicast."""
-    of_sockets = _if_in(2, (SO_REUSEADDR, SO_KEEPALIVE, SO_REUSEPORT), RET_ALLOW, errno.EPERM)
-    of_tcp = _if_in(2, (TCP_NODELAY,), RET_ALLOW, errno.EPERM)
-    return [
+    return _options(
+        {
+            SOL_SOCKET: (SO_KEEPALIVE,),
+            IPPROTO_TCP: (TCP_NODELAY,),
+        }
+    )
+
+
+def _options(allowed: Mapping[int, Collection[int]]) -> list[Instruction]:
+    """These options of these levels, setsockopt(2), and no others. Some are ignored."""
+    ignored = _if_in(2, SOCKET_OPTIONS_IGNORED, RET_ERRNO, None)
+    body = [
         _load(1),
-        Instruction(code=JUMP_EQUAL, value=SOL_SOCKET, if_false=len(of_sockets)),
-        *of_sockets,
-        Instruction(code=JUMP_EQUAL, value=IPPROTO_TCP, if_false=len(of_tcp)),
-        *of_tcp,
-        _refuses(errno.EPERM),
+        Instruction(code=JUMP_EQUAL, value=SOL_SOCKET, if_false=len(ignored)),
+        *ignored,
+        _load(1),
     ]
+    for level, options in allowed.items():
+        of_level = _if_in(2, options, RET_ALLOW, errno.EPERM)
+        body += [Instruction(code=JUMP_EQUAL, value=level, if_false=len(of_level)), *of_level]
+    return [*body, _refuses(errno.EPERM)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import time
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[], None]
 
+PIPE_READ_BYTES = 65536
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 
 
@@ -42,6 +44,16 @@ class Loop:
         """It may have been unwatched already."""
         if self._handlers.pop(descriptor, None):
             self._poll.unregister(descriptor)
+
+    def read(self, descriptor: int) -> bytes:
+        """Some of what is there to be read; at the end of a pipe it is unwatched."""
+        try:
+            data = os.read(descriptor, PIPE_READ_BYTES)
+        except BlockingIOError:
+            return b""
+        if not data:
+            self.unwatch(descriptor)
+        return data
 
     def start_timer(self, name: str, seconds: float, due: Handler) -> None:
         """Call `due` once, after so many seconds. A timer of the same name is replaced."""

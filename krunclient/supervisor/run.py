@@ -6,7 +6,7 @@ import gc
 import os
 
 from krunclient import log as events
-from krunclient import options, report
+from krunclient import options
 from krunclient.bindings.libc import (
     SFD_NONBLOCK_CLOEXEC,
     SIG_BLOCK,
@@ -14,11 +14,11 @@ from krunclient.bindings.libc import (
     SIGCHLD,
     STOP_SIGNALS,
     SignalSet,
+    socket_pair,
 )
-from krunclient.errors import VmError, unexpected
 from krunclient.model import FEW_OPEN_FILES, MORE_OPEN_FILES
 from krunclient.sandbox import process
-from krunclient.supervisor import claims, memory
+from krunclient.supervisor import children, claims, memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,16 +28,20 @@ if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.log import Log
     from krunclient.plan import Plan
+    from krunclient.supervisor.children import Child
     from krunclient.supervisor.claims import PortClaim
+    from krunclient.supervisor.mappedport import MappedPort
+    from krunclient.supervisor.passt import Passt
 
-    Vmm = Callable[[Plan, Libc, int, tuple[int, ...]], NoReturn]
+    Main = Callable[[Plan, Libc, int, tuple[int, ...]], NoReturn]
 
 
-def run(plan: Plan, libc: Libc, log: Log, vmm: Vmm, parent: int) -> int:
+def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main) -> int:
     """Run the VM to its end. Returns krunclient's exit status.
 
-    `parent` is the process that started this one; it may be gone. `vmm` is what the child runs; it
-    never returns. Each process imports its own modules after the fork, in parallel.
+    `parent` is the process that started this one; it may be gone. `vmm` and `passt` are what the
+    children run; they never return. Each process imports its own modules after the fork, in
+    parallel.
 
     Raises LaunchError for what could not be claimed or set up, VmError if the VM ended without
     the app's status.
@@ -49,31 +53,24 @@ def run(plan: Plan, libc: Libc, log: Log, vmm: Vmm, parent: int) -> int:
         process.die_with(libc, parent)  # not before the claims: a change of user undoes it
     memory.hide_values(options.SECRET_NAMES)
     process.forbid_core_dumps(libc)
-    log_reader, log_writer = os.pipe2(os.O_CLOEXEC)
-    report_reader, report_writer = os.pipe2(os.O_CLOEXEC)
-    go_reader, go_writer = os.pipe2(os.O_CLOEXEC)
-    inherited = (log_writer, report_writer, go_reader)
-    supervisor = os.getpid()
-    child = os.fork()
-    if child == 0:
-        _become_the_vmm(vmm, plan, libc, supervisor, (*inherited, *overlay_claim))
-    from krunclient.supervisor import verdict, watch
+    # What the guest's frames go by, from its card to passt.
+    wire = socket_pair(libc) if plan.user_network is not None else ()
+    child = children.start(lambda *given: vmm(plan, libc, *given), *wire[:1], *overlay_claim)
+    passt_child = (
+        children.start(lambda *given: passt(plan, libc, *given), *wire[1:]) if wire else None
+    )
+    from krunclient.supervisor import mappedport, verdict, watch
 
-    for descriptor in inherited:
+    for descriptor in wire:
         os.close(descriptor)
     process.set_dumpable(libc, False)
     gc.enable()
-    log.write(events.VMM_STARTED, f"the VMM is process {child}", vmm_pid=child)
+    log.write(events.VMM_STARTED, f"the VMM is process {child.pid}", vmm_pid=child.pid)
     streams = _Streams()
     try:
-        child_of_mine = watch.Child(
-            pid=child,
-            pidfd=os.pidfd_open(child),
-            log=log_reader,
-            report=report_reader,
-            go=go_writer,
-        )
-        end = watch.Watch(plan, libc, log, port_claim, child_of_mine).run(signals)
+        port = mappedport.MappedPort(libc, plan.config.policy, port_claim)
+        user_network = _supervised_passt(plan, libc, log, port, passt_child)
+        end = watch.Watch(plan, libc, log, port, child).run(signals, user_network)
         return verdict.status(end, plan.config.files.root_path)
     finally:
         streams.restore()
@@ -127,16 +124,14 @@ def _claim(plan: Plan, libc: Libc) -> tuple[PortClaim, tuple[int, ...]]:
     return port_claim, (overlay.claim(config.files.overlay, config.user),)
 
 
-def _become_the_vmm(
-    vmm: Vmm, plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]
-) -> NoReturn:
-    try:
-        vmm(plan, libc, supervisor, inherited)
-    except BaseException as error:
-        # It could not even import its code, for want of descriptors or memory, say.
-        report.send_error(inherited[1], unexpected(error))
-    finally:
-        os._exit(VmError.status)
+def _supervised_passt(
+    plan: Plan, libc: Libc, log: Log, port: MappedPort, child: Child | None
+) -> Passt | None:
+    if plan.user_network is None or child is None:
+        return None
+    from krunclient.supervisor.passt import Passt
+
+    return Passt(plan, plan.user_network, libc, log, port, child)
 
 
 class _Streams:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 
-from krunclient.errors import SEE_LIMITS, VmError
+from krunclient.errors import SEE_LIMITS, BusyError, VmError
 from krunclient.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.errors import LaunchError
+    from krunclient.plan import Plan
 
 
 class End(Record):
@@ -82,3 +83,29 @@ def status(end: End, root_path: str) -> int:
             "--console shows libkrun's own log and the guest's kernel log",
         )
     return end.app_status
+
+
+# Why a VM is ended before it ends by itself
+
+
+def not_ready(plan: Plan, limit: float) -> LaunchError:
+    return VmError(
+        "the app is not ready",
+        plan.config.files.root_path,
+        f"it does not listen on port {plan.config.policy.guest_port} after {limit:g} s",
+        "see what it prints, or give it more time by --ready-timeout",
+    )
+
+
+def port_is_lost(plan: Plan) -> LaunchError:
+    listen, why = plan.config.policy.listen, "another program has taken it"
+    return BusyError("LOCAL_PORT can't be used", listen.text(), why, "try again")
+
+
+def thread_panicked(plan: Plan, message: str) -> LaunchError:
+    return VmError(
+        "the VM was ended",
+        plan.config.files.root_path,
+        f"libkrun's {message}",
+        "look for file names that are not UTF-8, and at the limit on open files",
+    )

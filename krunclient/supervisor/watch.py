@@ -18,15 +18,17 @@ import select
 import time
 
 from krunclient.bindings.libc import SIGINT, SIGKILL, SIGNALFD_RECORD_BYTES
-from krunclient.errors import BusyError, LaunchError, VmError, failed_call
+from krunclient.errors import HostError, LaunchError
 from krunclient.log import write_all
 from krunclient.record import Record
 from krunclient.report import Report
-from krunclient.supervisor import readiness
+from krunclient.supervisor import readiness, verdict
 from krunclient.supervisor.announce import Announcer
 from krunclient.supervisor.layer import MemoryLayer
 from krunclient.supervisor.libkrunlog import LibkrunLog
-from krunclient.supervisor.loop import READABLE, Loop
+from krunclient.supervisor.loop import PIPE_READ_BYTES, READABLE, Loop
+from krunclient.supervisor.mappedport import MappedPort
+from krunclient.supervisor.notifications import Notifications, supervision_error
 from krunclient.supervisor.sockets import SocketSupervisor
 from krunclient.supervisor.stalls import StalledSends
 from krunclient.supervisor.verdict import End
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.log import Log
     from krunclient.plan import Plan
-    from krunclient.supervisor.claims import PortClaim
+    from krunclient.supervisor.children import Child
+    from krunclient.supervisor.passt import Passt
 
     Supervise = Callable[[int], "Supervised"]
 
@@ -48,7 +51,6 @@ READY = "ready"  # the mapped port accepts connections
 STOPPING = "stopping"  # the app was asked to stop, or the VM is being ended by force
 FAILED = "failed"  # the VM is being ended because of an error
 
-PIPE_READ_BYTES = 65536
 MAX_PIPE_BYTES = 2**20  # of a user that is not root, pipe(7)
 ENDING_SECONDS = 5  # for the kernel to free a large guest's memory
 EXIT_SECONDS = 0.5  # for the kernel to end a process that has no guest yet
@@ -57,36 +59,28 @@ REPEAT_SECONDS = 1.0
 LISTENING_CHECK_SECONDS = 0.05
 
 
-class Child(Record):
-    """The VMM child: its process id, a pidfd of it, and this process's ends of its pipes."""
-
-    pid: int
-    pidfd: int
-    log: int
-    report: int
-    go: int
-
-
 class Supervised(Record):
     """What this process holds of a VMM that is behind its walls. `layer` is None if what the guest
-    writes is not in memory.
+    writes is not in memory, `stalls` if libkrun sends nothing to clients.
     """
 
     sockets: SocketSupervisor
     layer: MemoryLayer | None
-    stalls: StalledSends
+    stalls: StalledSends | None
 
 
-def supervise(plan: Plan, libc: Libc, claim: PortClaim, child: Child, listener: int) -> Supervised:
+def supervise(plan: Plan, libc: Libc, port: MappedPort, child: Child, listener: int) -> Supervised:
     """`listener` is the number that the child's seccomp listener has there. Raises OSError."""
     architecture, in_memory = plan.facts.architecture, plan.config.files.overlay is None
     return Supervised(
         sockets=SocketSupervisor(
-            *(libc, architecture, plan.config.policy, claim),
-            *(child.pid, child.pidfd, listener),
+            *(libc, architecture, plan.config.policy, port),
+            Notifications(libc, child.pid, child.pidfd, listener),
         ),
         layer=MemoryLayer(child.pid) if in_memory else None,
-        stalls=StalledSends(libc, architecture, child.pid, child.pidfd),
+        stalls=None
+        if plan.user_network
+        else StalledSends(libc, architecture, child.pid, child.pidfd),
     )
 
 
@@ -106,11 +100,12 @@ class Stop:
 class Watch:
     """The phase, and a handler for each thing that can happen in it."""
 
-    def __init__(self, plan: Plan, libc: Libc, log: Log, claim: PortClaim, child: Child) -> None:
+    def __init__(self, plan: Plan, libc: Libc, log: Log, port: MappedPort, child: Child) -> None:
         self._plan = plan
+        self._port = port
         self._child = child
         self._announce = Announcer(plan, libc, log)
-        self._supervise: Supervise = lambda number: supervise(plan, libc, claim, child, number)
+        self._supervise: Supervise = lambda number: supervise(plan, libc, port, child, number)
         self._loop = Loop()
         self._report = Report()
         self._libkrun_log = LibkrunLog(log, console=plan.config.console)
@@ -119,8 +114,10 @@ class Watch:
         self._stop: Stop | None = None
         self._failure: LaunchError | None = None
 
-    def run(self, signals: int) -> End:
-        """Watch until the VMM has ended. `signals` is a signalfd(2) of what asks for a stop."""
+    def run(self, signals: int, passt: Passt | None = None) -> End:
+        """Watch until the VMM has ended, and end `passt` then. `signals` is a signalfd(2) of what
+        asks for a stop.
+        """
         for descriptor, handler in (
             (signals, lambda: self._on_signal(signals)),
             (self._child.log, self._on_log),
@@ -129,13 +126,17 @@ class Watch:
         ):
             os.set_blocking(descriptor, False)
             self._loop.watch(descriptor, READABLE, handler)
+        if passt is not None:
+            passt.watch(self._loop, self._look_at_port, self._on_passt_failure)
         self._start_timers()
         self._loop.run()
         _, wait_status, used = os.wait4(self._child.pid, 0)
+        if passt is not None:
+            passt.end()
         # What was written before the end is still in the pipes, as much as they hold.
         for _ in range(MAX_PIPE_BYTES // PIPE_READ_BYTES):
-            self._libkrun_log.feed(self._read(self._child.log))
-        self._report.feed(self._read(self._child.report))
+            self._libkrun_log.feed(self._loop.read(self._child.log))
+        self._report.feed(self._loop.read(self._child.report))
         self._report.take_listener()
         layer = self._supervised and self._supervised.layer
         end = End(
@@ -161,33 +162,16 @@ class Watch:
         if unsupervised and (limit is not None or self._announce.is_asked_for_readiness()):
             self._look_for_listener()
 
-    def _read(self, descriptor: int) -> bytes:
-        """Some of what is there to be read; at the end of a pipe it is left."""
-        try:
-            data = os.read(descriptor, PIPE_READ_BYTES)
-        except BlockingIOError:
-            return b""
-        if not data:
-            self._loop.unwatch(descriptor)
-        return data
-
     # What the child says
 
     def _on_log(self) -> None:
-        self._libkrun_log.feed(self._read(self._child.log))
+        self._libkrun_log.feed(self._loop.read(self._child.log))
         if self._libkrun_log.thread_panic and self._failure is None:
-            self._fail(
-                VmError(
-                    "the VM was ended",
-                    self._plan.config.files.root_path,
-                    f"libkrun's {self._libkrun_log.thread_panic}",
-                    "look for file names that are not UTF-8, and at the limit on open files",
-                )
-            )
+            self._fail(verdict.thread_panicked(self._plan, self._libkrun_log.thread_panic))
 
     def _on_report(self) -> None:
         """The child is under its filter and waits to be let go, or it tells why it could not."""
-        self._report.feed(self._read(self._child.report))
+        self._report.feed(self._loop.read(self._child.report))
         if self._report.is_full:
             self._loop.unwatch(self._child.report)
         listener = self._report.take_listener()
@@ -197,7 +181,7 @@ class Watch:
             except OSError as error:
                 # A VMM that was killed meanwhile has no descriptors any more, and is about to end.
                 if not self._has_ended(EXIT_SECONDS):
-                    self._fail(supervision_error(error))
+                    self._fail(supervision_error("the VMM's", error))
                 return
             sockets = self._supervised.sockets
             call, gone = lambda: self._on_call(sockets), self._on_listener_gone
@@ -210,11 +194,19 @@ class Watch:
     def _on_call(self, sockets: SocketSupervisor) -> None:
         """The VMM wants to bind, connect or listen."""
         sockets.answer()
-        if self._phase == BOOTING and sockets.port_is_lost:
-            listen, why = self._plan.config.policy.listen, "another program has taken it"
-            self._fail(BusyError("LOCAL_PORT can't be used", listen.text(), why, "try again"))
-        elif self._phase == BOOTING and sockets.is_listening:
+        self._look_at_port()
+
+    def _look_at_port(self) -> None:
+        if self._phase == BOOTING and self._port.is_lost:
+            self._fail(verdict.port_is_lost(self._plan))
+        elif self._phase == BOOTING and self._port.is_listening:
             self._become_ready()
+
+    def _on_passt_failure(self, error: LaunchError) -> None:
+        # It ends by itself when the VMM does; but one that never began has ended that.
+        is_first = isinstance(error, HostError) or not self._has_ended(EXIT_SECONDS)
+        if self._phase != FAILED and is_first:
+            self._fail(error)
 
     def _on_listener_gone(self) -> None:
         """No thread under the filter is left: the VMM is about to end. But one of which only the
@@ -233,19 +225,11 @@ class Watch:
     def _become_ready(self) -> None:
         self._enter(READY)
         self._announce.ready()
-        if self._supervised is not None:
+        if self._supervised is not None and self._supervised.stalls is not None:
             self._supervised.stalls.keep_widening(self._loop)
 
     def _on_ready_timeout(self, limit: float) -> None:
-        port = self._plan.config.policy.guest_port
-        self._fail(
-            VmError(
-                "the app is not ready",
-                self._plan.config.files.root_path,
-                f"it does not listen on port {port} after {limit:g} s",
-                "see what it prints, or give it more time by --ready-timeout",
-            )
-        )
+        self._fail(verdict.not_ready(self._plan, limit))
 
     # The end
 
@@ -271,7 +255,7 @@ class Watch:
         self._announce.app_is_asked_to_stop(stop.signal)
         # libkrun types ^C on the guest's console: the app gets SIGINT.
         os.kill(self._child.pid, SIGINT)
-        if self._supervised is not None:
+        if self._supervised is not None and self._supervised.stalls is not None:
             self._supervised.stalls.keep_releasing(self._loop)
 
     def _app_has_started(self) -> bool:
@@ -302,13 +286,3 @@ class Watch:
         """What is timed is so for a phase: its timers end with it."""
         self._phase = phase
         self._loop.cancel_timers()
-
-
-def supervision_error(error: OSError) -> LaunchError:
-    """The error for a VMM whose sockets this process is not allowed to supervise."""
-    return failed_call(
-        "the sandbox can't be made",
-        "supervision of the VMM's sockets",
-        error,
-        "allow ptrace of a process's own children: sysctl kernel.yama.ptrace_scope=1 or less",
-    )

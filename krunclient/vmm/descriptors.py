@@ -10,14 +10,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
 
-# Beside 0 and 1, which become the guest's; the overlay's claim follows. The guest's standard error
-# is a descriptor of its own, so that libkrun's can lead to the supervisor.
-LOG, REPORT, GO, GUEST_STDERR = 3, 4, 5, 6
+# Beside 0 and 1, which become the guest's. The guest's standard error is a descriptor of its own,
+# so that libkrun's can lead to the supervisor. The network card follows if there is one, then the
+# overlay's claim.
+LOG, REPORT, GO, GUEST_STDERR, CARD = 3, 4, 5, 6, 7
 
 
-def keep(libc: Libc, log: int, report: int, go: int, overlay_claim: tuple[int, ...]) -> None:
+def keep(libc: Libc, log: int, report: int, go: int, others: tuple[int, ...]) -> None:
     """Leave the child 0 to 2 and these, from LOG on, and nothing else. Raises VmError."""
-    inherited = (log, report, go, 2, *overlay_claim)
+    inherited = (log, report, go, 2, *others)
     above = max(*inherited, LOG + len(inherited)) + 1
     try:
         for position, descriptor in enumerate(inherited):

@@ -64,17 +64,20 @@ def dialect_of(pair: LibraryPair) -> Dialect:
     return C_INIT_WITHOUT_ESCAPES
 
 
-def encode(exec_path: str, guest: Guest, dialect: Dialect) -> Secret:
-    """The file's content, the secrets of the guest's environment included.
+def encode(
+    exec_path: str, guest: Guest, dialect: Dialect, started_by: tuple[str, ...] = ()
+) -> Secret:
+    """The file's content, the secrets of the guest's environment included. `started_by` is a
+    program with its arguments that starts the app with its own.
 
     Raises UsageError for a value or a number of arguments that this init can't carry.
     """
-    arguments = (exec_path, *guest.app_arguments)
+    arguments = (*started_by, exec_path, *guest.app_arguments)
     if dialect.max_arguments is not None and len(arguments) > dialect.max_arguments:
         raise UsageError(
             "can't pass the app's arguments",
-            f"{len(arguments) - 1} arguments",
-            f"this libkrun carries {dialect.max_arguments - 1}",
+            f"{len(guest.app_arguments)} arguments",
+            f"this libkrun carries {dialect.max_arguments - 1 - len(started_by)}",
             "use libkrun 1.19 or later, or the bundled one",
         )
     for number, argument in enumerate(arguments):

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
     """Never returns. An error goes to the supervisor, which alone speaks to the user."""
-    log, report_to, go, *overlay_claim = inherited
+    log, report_to, go, *others = inherited
     try:
-        descriptors.keep(libc, log, report_to, go, tuple(overlay_claim))
+        descriptors.keep(libc, log, report_to, go, tuple(others))
         report_to = descriptors.REPORT
         run(plan, libc, supervisor)
     except BaseException as error:
@@ -56,7 +56,13 @@ def run(plan: Plan, libc: Libc, supervisor: int) -> NoReturn:
     pair = plan.facts.libraries
     krun = start.load(libc, pair)
     dialect = initfile.dialect_of(pair)
-    init_file = initfile.encode(plan.facts.exec_path, plan.config.guest, dialect)
+    guest, network = plan.config.guest, plan.user_network
+    started_by: tuple[str, ...] = ()
+    opened = {}
+    if network is not None:
+        started_by = network.started_by(plan.config.policy.guest_port)
+        opened[network.guest_program] = os.open(network.guest_program, os.O_RDONLY | os.O_CLOEXEC)
+    init_file = initfile.encode(plan.facts.exec_path, guest, dialect, started_by)
     if plan.config.user is not None:
         privileges.switch_user(plan.config.user)
         process.die_with(libc, supervisor)  # a change of user has undone it
@@ -65,5 +71,5 @@ def run(plan: Plan, libc: Libc, supervisor: int) -> NoReturn:
     if plan.confinement is not None:
         supervised_by = Supervisor(pid=supervisor, report=descriptors.REPORT, go=descriptors.GO)
         architecture = plan.facts.architecture
-        root = confine(plan.confinement, libc, architecture, supervised_by, init_file)
+        root = confine(plan.confinement, libc, architecture, supervised_by, init_file, opened)
     start.start(plan, libc, krun, init_file, root)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from ctypes import Array, c_char_p
+from ctypes import Array, c_char_p, c_uint8
 
 from krunclient.bindings import libkrun
 from krunclient.bindings.libc import RLIMITS
-from krunclient.bindings.libkrun import ROOT_TAG, TSI_HIJACK_INET, Krun, KrunError, LoadError
+from krunclient.bindings.libkrun import (
+    NET_FEATURES,
+    ROOT_TAG,
+    TSI_HIJACK_INET,
+    Krun,
+    KrunError,
+    LoadError,
+)
 from krunclient.errors import LIMITS, SEE_LIMITS, HostError, VmError
 from krunclient.model import INIT_FILE, Features
 from krunclient.vmm import descriptors
@@ -63,7 +70,10 @@ def start(plan: Plan, libc: Libc, krun: Krun, init_file: Secret, root: str) -> N
         if features.krun_add_virtio_console_default:  # else the guest's console takes 0, 1 and 2
             descriptors.send_stderr_to_the_log()
             context.set_console(0, 1, descriptors.GUEST_STDERR)
-        context.set_network(plan.host_port, plan.config.policy.guest_port, plan.egress_cidrs)
+        if plan.user_network is None:
+            context.set_network(plan.host_port, plan.config.policy.guest_port, plan.egress_cidrs)
+        else:
+            context.set_card(descriptors.CARD, plan.user_network.guest_mac)
         context.start_enter()
     except KrunError as error:
         raise VmError(
@@ -118,12 +128,22 @@ class Context:
     def set_network(self, host_port: int, guest_port: int, egress: Sequence[str]) -> None:
         """TSI for IP sockets alone, one mapped port, and what the library's own policy allows."""
         if self._features.krun_add_vsock:
-            if self._features.krun_disable_implicit_vsock:
-                self._krun.krun_disable_implicit_vsock(self._id)
+            self._disable_implicit_vsock()
             self._krun.krun_add_vsock(self._id, TSI_HIJACK_INET)
         self._krun.krun_set_port_map(self._id, _strings([f"{host_port}:{guest_port}"]))
         if self._features.krun_set_egress_policy:
             self._krun.krun_set_egress_policy(self._id, _strings(egress), None, None)
+
+    def set_card(self, descriptor: int, mac: bytes) -> None:
+        """A network card whose frames go by a connected stream socket, and no TSI."""
+        self._disable_implicit_vsock()
+        self._krun.krun_add_net_unixstream(
+            self._id, None, descriptor, (c_uint8 * len(mac))(*mac), sum(NET_FEATURES.values()), 0
+        )
+
+    def _disable_implicit_vsock(self) -> None:
+        if self._features.krun_disable_implicit_vsock:
+            self._krun.krun_disable_implicit_vsock(self._id)
 
     def start_enter(self) -> None:
         self._krun.krun_start_enter(self._id)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.client
 import socket
 import statistics
+import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -72,6 +74,27 @@ class Latencies:
     @property
     def percentile_99(self) -> float:
         return statistics.quantiles(self.seconds, n=100, method="inclusive")[98]
+
+
+def side_by_side(count: int, at_once: int, ask_once: Callable[[], object]) -> int:
+    """Ask so many times, so many at once. Returns how many failed."""
+
+    def asks(_number: int) -> bool:
+        try:
+            ask_once()
+        except (OSError, http.client.HTTPException):
+            return False
+        return True
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return sum(not succeeded for succeeded in pool.map(asks, range(count)))
+
+
+def ask_and_reset(port: int, path: str) -> None:
+    """A client that has had some of its answer, and then resets the connection, socket(7)."""
+    with ask(port, path) as connection:
+        connection.recv(1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def requests(port: int, count: int, timeout: float) -> Latencies:

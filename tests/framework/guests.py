@@ -16,6 +16,7 @@ APPLETS = GUESTS / "busybox-applets"  # the names that busybox answers to
 CADDY = GUESTS / "caddy"
 LIBZSTD = GUESTS / "libzstd.so.1"  # which Debian's caddy is linked to
 PROBE = GUESTS / "probe"
+PASST = GUESTS / "passt/passt"  # and its builds for other processors beside it
 HEY = GUESTS / "hey"  # loads a web server
 SOURCES = TOP / "tests/guests"
 
@@ -26,6 +27,13 @@ def prepare_busybox() -> None:
     shutil.copy2(next(debian.unpack("busybox-static").glob("**/bin/busybox")), BUSYBOX)
 
 
+def prepare_passt() -> None:
+    """The machine's own suite's."""
+    PASST.parent.mkdir(parents=True, exist_ok=True)
+    for program in (debian.unpack("passt") / "usr/bin").glob("passt*"):
+        shutil.copy2(program, PASST.parent)
+
+
 def prepare() -> None:
     debian.require("compiler")
     prepare_busybox()
@@ -34,6 +42,7 @@ def prepare() -> None:
     shutil.copy2(debian.unpack("caddy") / "usr/bin/caddy", CADDY)
     shutil.copy2(debian.unpack("hey") / "usr/bin/hey", HEY)
     shutil.copy2(next(debian.unpack("libzstd1").rglob(LIBZSTD.name)), LIBZSTD)
+    prepare_passt()
     for source in sorted(SOURCES.glob("*.c")):
         target = GUESTS / source.stem
         subprocess.run(

@@ -34,6 +34,12 @@ class Ended:
         assert lines[0].startswith("krunclient: error: ")
         return lines[0]
 
+    @property
+    def results(self) -> dict[str, str]:
+        """What came of each call of tests/guests/probe.c, by its words."""
+        lines = self.stdout.decode().splitlines()
+        return dict(line.rsplit(": ", 1) for line in lines if ": " in line)
+
 
 @dataclass(frozen=True)
 class Launcher:

@@ -141,6 +141,13 @@ int32_t krun_init_log(int fd, uint32_t level, uint32_t style, uint32_t options)
 #endif
 
 #if GENERATION >= 116
+int32_t krun_add_net_unixstream(uint32_t ctx, const char *path, int fd, uint8_t *const mac,
+                                uint32_t features, uint32_t flags)
+{
+    return call("krun_add_net_unixstream", " %u %s %d %02x%02x %u %u", ctx, path ? path : "NULL", fd,
+                mac[0], mac[5], features, flags);
+}
+
 int32_t krun_add_virtio_console_default(uint32_t ctx, int in, int out, int err)
 {
     return call("krun_add_virtio_console_default", " %u %d %d %d", ctx, in, out, err);

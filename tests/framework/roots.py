@@ -15,6 +15,7 @@ CADDYFILE = """
 {
     admin off
     auto_https off
+    grace_period GRACE
 }
 :80 {
     @made path /large /smaller
@@ -57,16 +58,17 @@ def busybox_root(directory: Path, script: str | None = None) -> Path:
     return directory
 
 
-def caddy_root(directory: Path, prepare: str = "") -> Path:
+def caddy_root(directory: Path, prepare: str = "", grace: str = "0") -> Path:
     """The project's own root file system with a real Go server as the app.
 
-    `prepare` is a line of shell that runs before it.
+    `prepare` is a line of shell that runs before it, `grace` how long it waits for its clients at a
+    stop: 0 is for ever.
     """
     shutil.copytree(ROOTFS, directory, symlinks=True)
     shutil.copy2(guests.CADDY, directory / "bin/caddy")
     shutil.copy2(guests.BUSYBOX, directory / "bin/busybox")
     shutil.copy2(guests.LIBZSTD, directory / X86_64.library_directory)
-    (directory / "etc/Caddyfile").write_text(CADDYFILE)
+    (directory / "etc/Caddyfile").write_text(CADDYFILE.replace("GRACE", grace))
     write_app(
         directory,
         f"#!/bin/busybox sh\n{prepare}\n"

@@ -9,8 +9,14 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from krunclient.__main__ import main
-from krunclient.host import kvm
+from krunclient.host import kvm, passt
+from tests.framework.paths import TOP
 
 if __name__ == "__main__":
     kvm.check = lambda *_arguments: None
+    # The build's own, which stands beside the libraries in the executable.
+    bundled = TOP / "build/site-packages/krunclient/bundled"
+    passt.find_guest_program = lambda architecture: (
+        f"{bundled}/{architecture.machine}/guest-network"
+    )
     main()

@@ -120,7 +120,7 @@ def test_check_finds_all_walls_where_a_launch_does(
 @pytest.mark.parametrize(
     ("call", "place"),
     [
-        ("os.pipe2", "krunclient.supervisor.run.run:"),
+        ("os.pipe2", "krunclient.supervisor.children.start:"),
         ("os.setsid", "krunclient.vmm.main.run:"),
         ("os.chdir", "krunclient.sandbox.mounts.execute:"),
     ],

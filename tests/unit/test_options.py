@@ -23,6 +23,7 @@ SAMPLES = {
     "--exec": "/b",
     "--libkrun": "/b",
     "--libkrunfw": "/b",
+    "--passt": "/b",
     "--ready-timeout": "5",
     "--overlay": "/o",
     "--state-dir": "/o",

@@ -10,7 +10,9 @@ import pytest
 from tests.framework.paths import TOP
 
 MAIN = "krunclient.__main__"
-SUPERVISOR = "krunclient.supervisor.watch, krunclient.supervisor.verdict"
+SUPERVISOR = (
+    "krunclient.supervisor.mappedport, krunclient.supervisor.watch, krunclient.supervisor.verdict"
+)
 BEFORE_THE_FORK = {
     "krunclient",
     "krunclient.__main__",
@@ -40,6 +42,7 @@ BEFORE_THE_FORK = {
     "krunclient.sandbox.process",
     "krunclient.secret",
     "krunclient.supervisor",
+    "krunclient.supervisor.children",
     "krunclient.supervisor.claims",
     "krunclient.supervisor.memory",
     "krunclient.supervisor.run",
@@ -62,6 +65,8 @@ IN_THE_SUPERVISOR = {
     "krunclient.supervisor.layer",
     "krunclient.supervisor.libkrunlog",
     "krunclient.supervisor.loop",
+    "krunclient.supervisor.mappedport",
+    "krunclient.supervisor.notifications",
     "krunclient.supervisor.readiness",
     "krunclient.supervisor.sockets",
     "krunclient.supervisor.stalls",

@@ -26,13 +26,15 @@ MAY_IMPORT = {
     "cli": (*FOUNDATION, "options"),
     "config": (*FOUNDATION, "bindings", "model", "options", "cli"),
     "host": (*FOUNDATION, "bindings", "model", "config"),
+    "usernet": (*FOUNDATION, "bindings", "model", "config"),
     "sandbox": (*FOUNDATION, "bindings", "model", "report"),
-    "plan": (*FOUNDATION, "bindings", "model", "config", "host", "sandbox"),
+    "plan": (*FOUNDATION, "bindings", "model", "config", "host", "usernet", "sandbox"),
     "supervisor": (
         *(*FOUNDATION, "bindings", "model", "log", "report", "options"),
-        *("plan", "sandbox"),
+        *("plan", "sandbox", "usernet"),
     ),
     "vmm": (*FOUNDATION, "bindings", "model", "report", "plan", "host", "sandbox"),
+    "passt": (*FOUNDATION, "bindings", "report", "plan", "sandbox", "usernet"),
 }
 ABOVE_ALL = ("__main__", "check")
 

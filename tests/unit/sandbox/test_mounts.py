@@ -50,3 +50,20 @@ def test_each_step_describes_itself_in_one_line() -> None:
     for step in mounts.operations(files, user_namespace=False, init_file=None):
         assert step.describe().startswith(type(step).__name__)
         assert "\n" not in step.describe()
+
+
+def test_a_program_for_the_guest_is_in_a_layer_below_its_writes() -> None:
+    files = Files(root_path="/srv", overlay="/o", overlay_size_mib=64, volumes=())
+    program = ("/host/program", "/.program")
+    steps = mounts.operations(files, user_namespace=True, init_file=None, guest_program=program)
+    kinds = [type(step).__name__ for step in steps]
+    assert kinds.index("GuestProgram") < kinds.index("Overlay")
+    (overlay,) = (step for step in steps if isinstance(step, mounts.Overlay))
+    assert overlay.lower.split(":") == ["init-layer", "lower"]
+
+
+def test_names_that_are_given_take_the_place_of_the_roots() -> None:
+    own = b"127.0.0.1 localhost a.example # kept\n10.0.0.1\ta.example\n# a.example\n\n::1 b\n"
+    found = mounts._without({b"a.example"}, own)
+    assert found == b"127.0.0.1 localhost\n# a.example\n\n::1 b\n"
+    assert mounts._without(set(), own) == own

@@ -15,7 +15,7 @@ from krunclient.sandbox.seccomp import RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS, R
 PROCESS = 1234
 MACHINES = list(ARCHITECTURES)
 PROGRAMS = {
-    machine: seccomp.assemble(architecture, PROCESS, set_id_bits=True)
+    machine: seccomp.assemble(architecture, PROCESS, set_id_bits=True, sockets=True)
     for machine, architecture in ARCHITECTURES.items()
 }
 
@@ -107,9 +107,9 @@ def test_what_the_policy_decides_goes_to_the_supervisor(name: str, machine: str)
         ("fcntl", (0, 8, 1), (0, 4, 0)),  # F_SETOWN, F_SETFL
         ("fcntl", (0, 1024, 0), (0, 1030, 0)),  # F_SETLEASE, F_DUPFD_CLOEXEC
         ("ioctl", (5, 0xC040AED4), (5, 0xAE41)),  # KVM_CREATE_GUEST_MEMFD, KVM_CREATE_VCPU
-        ("setsockopt", (3, 1, 25), (3, 1, 15)),  # SO_BINDTODEVICE, SO_REUSEPORT
+        ("setsockopt", (3, 1, 25), (3, 1, 9)),  # SO_BINDTODEVICE, SO_KEEPALIVE
         ("setsockopt", (3, 41, 57), (3, 6, 1)),  # IPV6_RTHDR, TCP_NODELAY
-        ("setsockopt", (3, 6, 19), (3, 1, 2)),  # TCP_REPAIR, SO_REUSEADDR
+        ("setsockopt", (3, 6, 19), (3, 6, 1)),  # TCP_REPAIR, TCP_NODELAY
         ("close_range", (3, 9, 2), (3, 9, 4)),
         ("sched_setaffinity", (1, 8), (0, 8)),
     ],
@@ -159,7 +159,7 @@ def test_no_jump_is_longer_than_bpf_allows() -> None:
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize(("name", "position"), seccomp.MODE_ARGUMENTS.items())
 def test_without_set_id_bits_no_call_can_give_them(name: str, position: int, machine: str) -> None:
-    without = seccomp.assemble(ARCHITECTURES[machine], PROCESS, set_id_bits=False)
+    without = seccomp.assemble(ARCHITECTURES[machine], PROCESS, set_id_bits=False, sockets=True)
     found = number(name, machine)
     if found is None:
         return
@@ -168,6 +168,87 @@ def test_without_set_id_bits_no_call_can_give_them(name: str, position: int, mac
         assert run(machine, found, arguments, program=without) == RET_ERRNO | errno.EPERM
         assert run(machine, found, arguments) == RET_ALLOW
     assert run(machine, found, (*[0] * position, 0o1755), program=without) == RET_ALLOW
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("option", [2, 15])  # SO_REUSEADDR, SO_REUSEPORT
+def test_who_has_the_port_next_is_not_the_vmms_to_say(machine: str, option: int) -> None:
+    call = number("setsockopt", machine)
+    assert call is not None
+    assert run(machine, call, (3, 1, option)) == RET_ERRNO  # it is told that it was done
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_without_sockets_none_is_made_and_nobody_is_asked(machine: str) -> None:
+    without = seccomp.assemble(ARCHITECTURES[machine], PROCESS, set_id_bits=True, sockets=False)
+    for name in ("socket", "bind", "connect", "listen"):
+        call = number(name, machine)
+        assert call is not None
+        assert run(machine, call, (2, 1, 0), program=without) == RET_ERRNO | errno.EACCES
+        assert run(machine, call, (2, 1, 0)) in (RET_ALLOW, RET_USER_NOTIF)
+
+
+NEW_USER_NAMESPACE, PDEATHSIG, DUMPABLE, NETLINK = 0x10000000, 1, 4, 16
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize(
+    ("name", "arguments", "answer"),
+    [
+        ("socket", (2, 1, 0), RET_USER_NOTIF),
+        ("socket", (1, 1, 0), RET_USER_NOTIF),
+        ("socket", (2, 2, 0), RET_USER_NOTIF),
+        ("socket", (NETLINK, 3, 4), RET_USER_NOTIF),  # NETLINK_SOCK_DIAG
+        ("socket", (NETLINK, 3, 0), RET_ALLOW),
+        ("bind", (), RET_USER_NOTIF),
+        ("connect", (), RET_USER_NOTIF),
+        ("listen", (), RET_USER_NOTIF),
+        ("accept4", (), RET_USER_NOTIF),
+        ("accept", (), RET_ERRNO | errno.EPERM),
+        ("unshare", (NEW_USER_NAMESPACE,), RET_ERRNO),
+        ("unshare", (0x2C020000,), RET_ALLOW),  # the namespaces that passt goes into
+        ("setns", (3, NEW_USER_NAMESPACE), RET_ERRNO),
+        ("setns", (3, 0), RET_ERRNO | errno.EPERM),
+        ("prctl", (PDEATHSIG, 0), RET_ERRNO),  # which is ignored
+        ("prctl", (PDEATHSIG, 9), RET_ALLOW),
+        ("clone", (17,), RET_ERRNO | errno.EPERM),
+        ("clone", (NEW_USER_NAMESPACE | 17,), RET_ALLOW),
+        ("fcntl", (3, 8), RET_ERRNO | errno.EPERM),  # F_SETOWN
+        ("fcntl", (3, 4), RET_ALLOW),  # F_SETFL
+        ("ioctl", (3, 0x8902), RET_ERRNO | errno.EPERM),  # SIOCSPGRP
+        ("ioctl", (3, 0x8933), RET_ALLOW),  # SIOCGIFINDEX
+        ("prctl", (DUMPABLE, 0), RET_ERRNO),
+        ("prctl", (15,), RET_ALLOW),
+        ("sendto", (3, 0, 0, seccomp.MSG_FASTOPEN), RET_ERRNO | errno.EACCES),
+        ("sendto", (3, 0, 0, 0), RET_ALLOW),
+        ("setsockopt", (3, 1, 25), RET_ERRNO | errno.EPERM),  # SO_BINDTODEVICE
+        ("setsockopt", (3, 1, 8), RET_ALLOW),  # SO_RCVBUF
+        ("setsockopt", (3, 1, 2), RET_ERRNO),  # SO_REUSEADDR, which is ignored
+        ("setsockopt", (3, 1, 21), RET_ERRNO | errno.EPERM),  # SO_SNDTIMEO
+        ("setsockopt", (3, 6, 18), RET_ERRNO | errno.EPERM),  # TCP_USER_TIMEOUT
+        ("setsockopt", (3, 6, 1), RET_ALLOW),  # TCP_NODELAY
+        ("setsockopt", (3, 0, 4), RET_ERRNO | errno.EPERM),  # IP_OPTIONS
+        ("ptrace", (), RET_ERRNO | errno.EPERM),
+        ("pidfd_getfd", (), RET_ERRNO | errno.EPERM),
+        ("io_uring_setup", (), RET_ERRNO | errno.EPERM),
+        ("tgkill", (PROCESS + 1,), RET_ERRNO | errno.EPERM),
+        ("execve", (), RET_ALLOW),
+        ("mount", (), RET_ALLOW),
+        ("pivot_root", (), RET_ALLOW),
+        ("seccomp", (), RET_ALLOW),
+    ],
+)
+def test_passt_confines_itself_and_gets_its_sockets_from_the_supervisor(
+    machine: str, name: str, arguments: tuple[int, ...], answer: int
+) -> None:
+    architecture = ARCHITECTURES[machine]
+    program = seccomp.assemble_for_passt(architecture, PROCESS, is_dumpable=True)
+    call = number(name, machine)
+    assert call is not None
+    assert run(machine, call, arguments, program=program) == answer
+    by_root = seccomp.assemble_for_passt(architecture, PROCESS, is_dumpable=False)
+    is_dumpable = (name, arguments[:1]) == ("prctl", (DUMPABLE,))
+    assert run(machine, call, arguments, program=by_root) == (RET_ALLOW if is_dumpable else answer)
 
 
 @pytest.mark.parametrize("machine", MACHINES)

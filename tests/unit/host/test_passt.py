@@ -1,0 +1,43 @@
+"""Where passt is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from krunclient.bindings.arch import ARCHITECTURES
+from krunclient.errors import HostError
+from krunclient.host import passt
+
+
+def program(directory: Path, mode: int = 0o755) -> str:
+    directory.mkdir()
+    path = directory / "passt"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(mode)
+    return str(path)
+
+
+def test_the_first_that_can_be_executed_is_found(tmp_path: Path) -> None:
+    not_executable = program(tmp_path / "a", 0o644)
+    first, second = program(tmp_path / "b"), program(tmp_path / "c")
+    search = f"{tmp_path}/none:relative::{tmp_path}/a:{tmp_path}/b:{tmp_path}/c"
+    assert passt.find(None, search) == first
+    assert passt.find(second, search) == second
+    with pytest.raises(HostError, match="it can't be read and executed"):
+        passt.find(not_executable, search)
+
+
+def test_none_in_the_search_path_or_in_the_working_directory_is_69(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "a")
+    monkeypatch.chdir(tmp_path / "a")
+    with pytest.raises(HostError, match="install the package passt"):
+        passt.find(None, ".:")
+
+
+def test_a_copy_without_the_guests_program_is_69() -> None:
+    with pytest.raises(HostError, match="guest-network"):
+        passt.find_guest_program(ARCHITECTURES["x86_64"])
