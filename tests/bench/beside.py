@@ -9,14 +9,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from tests.bench.candidates import FIRST_PORT, Bench, Candidate, progress
-from tests.bench.microvms import STOP_SECONDS, Running, Timed
+from tests.bench.microvms import STOP_SECONDS, Running, Timed, load_once
 from tests.framework.clients import ask, reading, requests, silent
 
 PATH = "/large"
 TIMEOUT = 5  # seconds, for each of the requests that are counted
 SETTLING = 3  # for the others to be as slow as they are, and no faster
+ALONE = "nobody"
 OTHERS: dict[str, Callable[[int], AbstractContextManager[object]]] = {
-    "nobody": lambda _port: nullcontext(),
+    ALONE: lambda _port: nullcontext(),
     "one that reads nothing": lambda port: ask(port, PATH),
     "one at 20 kB/s": lambda port: reading(port, PATH, 20_000),
     "one at 1 MB/s": lambda port: reading(port, PATH, 1_000_000),
@@ -25,13 +26,15 @@ OTHERS: dict[str, Callable[[int], AbstractContextManager[object]]] = {
 
 
 def measure(bench: Bench, count: int) -> dict[str, dict[str, Timed]]:
-    """For each launcher and each kind of others: the latency of so many requests, what part of them
-    failed, and the time from a signal that asks for a stop to the end.
+    """For each launcher and network, and each kind of others: the latency of so many requests, what
+    part of them failed, and the time from a signal that asks for a stop to the end. Where there are
+    no others, load and memory as well.
 
     The server is a Go server, the others' answer 16 MiB. Each has a VM of its own.
     """
     return {
-        one.name: {name: _beside(bench, one, name, count) for name in OTHERS} for one in bench.both
+        one.name: {name: _beside(bench, one, name, count) for name in OTHERS}
+        for one in bench.networks
     }
 
 
@@ -43,12 +46,19 @@ def _beside(bench: Bench, candidate: Candidate, name: str, count: int) -> Timed:
     ):
         time.sleep(SETTLING)
         found = requests(running.port, count, TIMEOUT)
+        alone = {} if name != ALONE else {"memory, MB": running.overhead_mb(), **_load(running)}
         return {
+            **alone,
             "median ms": 1000 * found.median,
             "99% ms": 1000 * found.percentile_99,
             "failed, %": 100 * found.failed / len(found.seconds),
             "stop ms": 1000 * _stop(bench, running),
         }
+
+
+def _load(running: Running) -> Timed:
+    """Eight clients with connections that they keep, and then one that takes 16 MiB."""
+    return {f"{name}, loaded": value for name, value in load_once(running).items()}
 
 
 def _stop(bench: Bench, running: Running) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from tests.framework import guests
 from tests.framework.paths import EXECUTABLE
 from tests.framework.roots import busybox_root, caddy_root
 
@@ -67,7 +68,7 @@ class Bench:
         (self.server / "www").mkdir()
         (self.server / "www/index.html").write_text("hello\n")
         # Under load the app is a Go server, as in practice: it keeps connections, and never forks.
-        self.go_server = caddy_root(directory / "go-server", LARGE_FILE)
+        self.go_server = caddy_root(directory / "go-server", LARGE_FILE, grace="1s")
         extract = [self.executable, "--version"]
         subprocess.run(extract, env=self.environment, check=True, stdout=subprocess.DEVNULL)
         self.krunclient = Candidate(
@@ -75,6 +76,12 @@ class Bench:
         )
         self.c_launcher = self._c_launcher()
         self.both = (self.c_launcher, self.krunclient)
+        passt = shutil.copytree(guests.PASST.parent, directory / "passt") / guests.PASST.name
+        options = ["--network=passt", f"--passt={passt}"]
+        behind_passt = Candidate(
+            "krunclient, passt", lambda root, port: [*self.krunclient.command(root, port), *options]
+        )
+        self.networks = (*self.both, behind_passt)
 
     def _c_launcher(self) -> Candidate:
         """Linked to the very pair that krunclient loads."""

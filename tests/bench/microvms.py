@@ -198,7 +198,7 @@ def load(bench: Bench, runs: int) -> dict[str, list[Timed]]:
             port = FIRST_PORT + list(candidates).index(name)
             running[name] = Running(bench, candidates[name], bench.go_server, port).__enter__()
         try:
-            return _load(running[name])
+            return load_once(running[name])
         except HungError:
             running.pop(name).end()
             raise
@@ -210,7 +210,7 @@ def load(bench: Bench, runs: int) -> dict[str, list[Timed]]:
             one.end()
 
 
-def _load(running: Running) -> Timed:
+def load_once(running: Running) -> Timed:
     return {**_requests(running), "MiB/s": _mib_per_second(running)}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.framework import guests
 from tests.framework.launch import Launcher, Server
 from tests.framework.paths import EXECUTABLE
 from tests.framework.ports import next_port
@@ -61,16 +62,47 @@ def slowness(launcher: Launcher, scratch: Path) -> float:
 
 
 @pytest.fixture(scope="session", params=["root", "user"])
-def any_launcher(launcher: Launcher, scratch: Path, request: pytest.FixtureRequest) -> Launcher:
+def any_launcher(
+    launcher: Launcher, users_launcher: Launcher, request: pytest.FixtureRequest
+) -> Launcher:
     """krunclient started as root, and as a user who is nobody special."""
-    if request.param == "root":
-        return launcher
+    return launcher if request.param == "root" else users_launcher
+
+
+@pytest.fixture(scope="session")
+def users_launcher(launcher: Launcher, scratch: Path) -> Launcher:
     cache = scratch / "user-cache"
     if not cache.exists():
         cache.mkdir(mode=0o700)
         os.chown(cache, USER, USER)
     environment = {**launcher.environment, "XDG_CACHE_HOME": str(cache)}
     return replace(launcher, environment=environment, user=USER)
+
+
+@pytest.fixture(scope="session")
+def passt(scratch: Path) -> Path:
+    """Where every user can run it."""
+    return Path(shutil.copytree(guests.PASST.parent, scratch / "passt"), guests.PASST.name)
+
+
+def with_passt(launcher: Launcher, passt: Path) -> Launcher:
+    settings = {"KRUNCLIENT_NETWORK": "passt", "KRUNCLIENT_PASST": str(passt)}
+    return replace(launcher, environment={**launcher.environment, **settings})
+
+
+@pytest.fixture(scope="session")
+def behind_passt(any_launcher: Launcher, passt: Path) -> Launcher:
+    return with_passt(any_launcher, passt)
+
+
+@pytest.fixture(scope="session")
+def users_behind_passt(users_launcher: Launcher, passt: Path) -> Launcher:
+    return with_passt(users_launcher, passt)
+
+
+@pytest.fixture(scope="session", params=["tsi", "passt"])
+def any_network(launcher: Launcher, passt: Path, request: pytest.FixtureRequest) -> Launcher:
+    return launcher if request.param == "tsi" else with_passt(launcher, passt)
 
 
 @pytest.fixture(scope="session")
@@ -91,10 +123,11 @@ def new_root(scratch: Path, request: pytest.FixtureRequest) -> Iterator[Callable
         directory = scratch / f"{request.node.name[:40]}-{next(numbers)}"
         made.append(directory)
         root = busybox_root(directory, script)
-        if (
-            "any_launcher" in request.fixturenames
-            and request.node.callspec.params.get("any_launcher") == "user"
-        ):
+        if "any_launcher" in request.fixturenames:
+            is_users = request.node.callspec.params["any_launcher"] == "user"
+        else:
+            is_users = "users_launcher" in request.fixturenames
+        if is_users:
             open_to(USER, root)
         return root
 

@@ -16,11 +16,6 @@ from tests.framework.servers import Echo, Frames, sockets
 NewRoot = Callable[..., Path]
 
 
-def results(stdout: bytes) -> dict[str, str]:
-    lines = stdout.decode().splitlines()
-    return dict(line.rsplit(": ", 1) for line in lines if ": " in line)
-
-
 def test_a_guest_reaches_what_is_allowed_and_nothing_else(
     any_launcher: Launcher, new_root: NewRoot, port: int, neighbour: Server
 ) -> None:
@@ -67,7 +62,7 @@ def test_a_guest_reaches_what_is_allowed_and_nothing_else(
             new_root("\n".join(lines)),
             str(port),
         )
-        found = results(ended.stdout)
+        found = ended.results
         by_mapped = found.pop(mapped)
         another_library = "KRUNCLIENT_LIBKRUN" in any_launcher.environment
         assert by_mapped == "EACCES" or (another_library and by_mapped == "ok")
@@ -86,7 +81,7 @@ def test_a_guest_reaches_what_is_allowed_and_nothing_else(
 def test_allow_none_allows_nothing(launcher: Launcher, new_root: NewRoot, port: int) -> None:
     with Echo("127.0.0.1", 8443) as internal:
         root = new_root("probe connect 127.0.0.1 8443")
-        found = results(launcher.run("--allow=none", root, str(port)).stdout)
+        found = launcher.run("--allow=none", root, str(port)).results
         assert found["connect 127.0.0.1 8443"] == "EACCES"
         assert internal.visits == 0
 
