@@ -31,6 +31,7 @@ from krunclient.bindings.libc import (
     socket_pair,
 )
 from krunclient.errors import HostError, LaunchError, VmError
+from krunclient.log import write_all
 from krunclient.report import Report
 from krunclient.supervisor.loop import READABLE
 from krunclient.supervisor.notifications import Notifications, RefusedError, supervision_error
@@ -283,7 +284,7 @@ class Passt:
             called()
 
         loop.watch(notifications.listener, READABLE, answer)
-        os.write(self._child.go, b"\n")
+        write_all(self._child.go, b"\n")
         os.close(self._child.go)
 
     def _on_log(self, loop: Loop) -> None:
