@@ -142,7 +142,8 @@ class Check:
                 raise
             return "none, which only --network passt needs"
         if self._config.network == "passt":
-            facts.programs_of_network(self._config, self._architecture)
+            passt.check_cards(self._pair())
+            passt.find_guest_program(self._architecture)
         return found
 
     def _confine(self, supervisor: Supervisor) -> None:

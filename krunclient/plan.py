@@ -64,18 +64,11 @@ def check_that_root_stays_whole(config: Config, pair: LibraryPair) -> None:
 
 
 def _user_network(config: Config, facts: HostFacts) -> UserNetwork | None:
-    if facts.passt is None or facts.guest_program is None:
+    if facts.passt is None:
         return None
-    if not facts.libraries.features.krun_add_net_unixstream:
-        raise HostError(
-            "--network passt can't be used",
-            facts.libraries.libkrun,
-            "it has no function krun_add_net_unixstream",
-            "use --network tsi, or libkrun 1.16 or later",
-        )
     from krunclient import usernet
 
-    return usernet.make(config, facts.passt, facts.guest_program, facts.vmm_uid)
+    return usernet.make(config, facts.passt)
 
 
 def _confinement(config: Config, facts: HostFacts, network: UserNetwork | None) -> Confinement:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from krunclient.bindings.libc import AF_INET
 from krunclient.errors import UsageError
-from krunclient.model import Endpoint, User, ip_text
+from krunclient.model import Endpoint, ip_text
 from krunclient.record import Record
 
 TYPE_CHECKING = False
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from krunclient.config import Config
-    from krunclient.model import Network, Policy
+    from krunclient.host.passt import Programs
+    from krunclient.model import Network, Policy, User
 
 TEST_NET = bytes((192, 0, 2))
 GATEWAY, GUEST, NEWS = (TEST_NET + bytes((last,)) for last in (1, 15, 254))
@@ -31,7 +32,6 @@ HOST_NAMES = ("internal.yesterday.localhost", "host.internal")
 OWN_NAME = "localhost"  # which is the guest's in its own network
 PROGRAM = "/.krunclient-network"  # in the guest
 
-NOBODY = User(uid=65534, gid=65534, groups=())
 # Who connects to the guest has an address of the range for benchmarks (RFC 2544), where it is told
 # apart from all others: by its own, a guest that has no route there could not answer.
 CLIENTS, CLIENTS_PREFIX = bytes((198, 18, 0, 0)), 15
@@ -87,17 +87,14 @@ class UserNetwork(Record):
         )
 
 
-def make(config: Config, passt: str, guest_program: str, vmm_uid: int) -> UserNetwork:
-    """`vmm_uid` is who the VMM runs as; passt, which needs no right at all, is never root.
-
-    Raises UsageError for what a guest in this network can't have.
-    """
+def make(config: Config, programs: Programs) -> UserNetwork:
+    """Raises UsageError for what a guest in this network can't have."""
     allow = config.policy.allow
     stand_ins = _stand_ins(network for network in allow if _needs_stand_in(network))
     return UserNetwork(
-        user=NOBODY if vmm_uid == 0 else config.user,
-        passt=passt,
-        guest_program=guest_program,
+        user=programs.user,
+        passt=programs.passt,
+        guest_program=programs.guest_program,
         stand_ins=stand_ins,
         routes=tuple(dict.fromkeys(_routes(allow, stand_ins))),
         names=tuple(dict.fromkeys(_names(config.files.hosts, stand_ins))),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
     from krunclient.config import Config
+    from krunclient.host.passt import Programs
     from krunclient.model import LibraryPair
 
 
@@ -27,8 +28,8 @@ LANDLOCK_CREATE_RULESET_VERSION = 1  # <linux/landlock.h>
 class HostFacts(Record):
     """`exec_path` is the guest's program, absolute in the guest. `vmm_uid` is who the VMM runs as,
     `landlock_abi` 0 if the kernel has no Landlock, `hard_limits` this process's own by name.
-    `open_files` is the highest limit on them that this process can have. `passt` is the path of
-    passt, and `guest_program` of what sets its card up in the guest, None where neither is needed.
+    `open_files` is the highest limit on them that this process can have. `passt` are the programs
+    of `--network passt`, None without.
     """
 
     architecture: Architecture
@@ -38,8 +39,7 @@ class HostFacts(Record):
     landlock_abi: int
     hard_limits: Mapping[str, int]
     open_files: int
-    passt: str | None = None
-    guest_program: str | None = None
+    passt: Programs | None = None
 
 
 def find_architecture() -> Architecture:
@@ -62,7 +62,12 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
     root_path, exec_paths = config.files.root_path, config.guest.exec_paths
     exec_path = program.find(libc, root_path, exec_paths, architecture)
     pair = libraries.find(config.libkrun, config.libkrunfw, architecture)
-    network = programs_of_network(config, architecture)
+    programs = None
+    if config.network == "passt":
+        from krunclient.host import passt
+
+        programs = passt.programs(config, architecture, vmm_uid(config))
+        passt.check_cards(pair)
     if config.user is None:
         kvm.check()  # else the VMM child does, as that user
     return HostFacts(
@@ -73,20 +78,8 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
         landlock_abi=landlock_abi(libc) if config.sandbox else 0,
         hard_limits=hard_limits(libc),
         open_files=open_files(libc),
-        **network,
+        passt=programs,
     )
-
-
-def programs_of_network(config: Config, architecture: Architecture) -> Mapping[str, str]:
-    """The programs that `--network passt` needs, by the fact's name. Raises HostError."""
-    if config.network != "passt":
-        return {}
-    from krunclient.host import passt
-
-    return {
-        "passt": passt.find(config.passt, config.search_path),
-        "guest_program": passt.find_guest_program(architecture),
-    }
 
 
 def landlock_abi(libc: Libc) -> int:

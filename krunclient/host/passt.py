@@ -6,12 +6,61 @@ import os
 
 from krunclient.errors import HostError
 from krunclient.host.libraries import PACKAGE
+from krunclient.model import User
+from krunclient.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.bindings.arch import Architecture
+    from krunclient.config import Config
+    from krunclient.model import LibraryPair
 
+NOBODY = User(uid=65534, gid=65534, groups=())
 INSTALL = "install the package passt, name it by --passt, or use --network tsi"
+
+
+class Programs(Record):
+    """What `--network passt` runs: paths of passt, and of the program that sets the card up in the
+    guest. `user` is who passt runs as, None for the user that started krunclient.
+    """
+
+    passt: str
+    guest_program: str
+    user: User | None
+
+
+def programs(config: Config, architecture: Architecture, vmm_uid: int) -> Programs:
+    """`vmm_uid` is who the VMM runs as: passt, which needs no right at all, is not root with it.
+
+    Raises HostError.
+    """
+    user = config.user
+    if vmm_uid == 0:
+        # In a user namespace of one user, root is that user on the host, and there is no other.
+        user = NOBODY if _is_mapped(NOBODY.uid) else None
+    return Programs(
+        passt=find(config.passt, config.search_path),
+        guest_program=find_guest_program(architecture),
+        user=user,
+    )
+
+
+def check_cards(pair: LibraryPair) -> None:
+    """Raises HostError for a libkrun that makes no network card."""
+    if not pair.features.krun_add_net_unixstream:
+        raise HostError(
+            "--network passt can't be used",
+            pair.libkrun,
+            "it has no function krun_add_net_unixstream",
+            "use --network tsi, or libkrun 1.16 or later",
+        )
+
+
+def _is_mapped(uid: int) -> bool:
+    """Whether this user namespace has a user of this id, user_namespaces(7)."""
+    with open("/proc/self/uid_map") as file:
+        ranges = [[int(number) for number in line.split()] for line in file]
+    return any(first <= uid < first + count for first, _, count in ranges)
 
 
 def find(given: str | None, search_path: str) -> str:

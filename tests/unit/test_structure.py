@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "cli": (*FOUNDATION, "options"),
     "config": (*FOUNDATION, "bindings", "model", "options", "cli"),
     "host": (*FOUNDATION, "bindings", "model", "config"),
-    "usernet": (*FOUNDATION, "bindings", "model", "config"),
+    "usernet": (*FOUNDATION, "bindings", "model", "config", "host"),
     "sandbox": (*FOUNDATION, "bindings", "model", "report"),
     "plan": (*FOUNDATION, "bindings", "model", "config", "host", "usernet", "sandbox"),
     "supervisor": (

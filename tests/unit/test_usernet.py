@@ -7,15 +7,17 @@ import pytest
 from krunclient import usernet
 from krunclient.bindings.libc import AF_INET
 from krunclient.errors import UsageError
-from krunclient.model import Endpoint, User, from_sockaddr, ip_text
+from krunclient.host.passt import Programs
+from krunclient.model import Endpoint, from_sockaddr, ip_text
 from krunclient.usernet import GUEST, NEWS, UserNetwork
 from tests.framework.stages import settings
 
 SIX = bytes.fromhex("20010db8000000000000000000000007")
 
 
-def network(*options: str, vmm_uid: int = 1000) -> UserNetwork:
-    return usernet.make(settings(*options), "/usr/bin/passt", "/program", vmm_uid)
+def network(*options: str) -> UserNetwork:
+    programs = Programs(passt="/usr/bin/passt", guest_program="/program", user=None)
+    return usernet.make(settings(*options), programs)
 
 
 def names_of(found: UserNetwork) -> dict[str, list[str]]:
@@ -71,11 +73,6 @@ def test_more_stand_ins_than_there_are_addresses_is_64() -> None:
 
 def test_a_name_of_the_hosts_loopback_is_the_stand_ins_but_localhost_is_the_guests_own() -> None:
     assert "localhost" not in [name for _, name in network("--allow=localhost:80").names]
-
-
-def test_passt_is_never_root() -> None:
-    assert network(vmm_uid=0).user == User(uid=65534, gid=65534, groups=())
-    assert network().user is None
 
 
 def test_no_client_has_the_address_of_another() -> None:
