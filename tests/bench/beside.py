@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from tests.bench.candidates import FIRST_PORT, Bench, Candidate, progress
 from tests.bench.microvms import STOP_SECONDS, Running, Timed, load_once
@@ -14,6 +15,7 @@ from tests.framework.clients import ask, reading, requests, silent
 
 PATH = "/large"
 TIMEOUT = 5  # seconds, for each of the requests that are counted
+CONNECTIONS, AT_ONCE, RESETS_EVERY = 3000, 8, 3
 SETTLING = 3  # for the others to be as slow as they are, and no faster
 ALONE = "nobody"
 OTHERS: dict[str, Callable[[int], AbstractContextManager[object]]] = {
@@ -33,9 +35,29 @@ def measure(bench: Bench, count: int) -> dict[str, dict[str, Timed]]:
     The server is a Go server, the others' answer 16 MiB. Each has a VM of its own.
     """
     return {
-        one.name: {name: _beside(bench, one, name, count) for name in OTHERS}
+        one.name: {
+            **{name: _beside(bench, one, name, count) for name in OTHERS},
+            f"{CONNECTIONS} connections, {1 / RESETS_EVERY:.0%} of them reset": _lost(bench, one),
+        }
         for one in bench.networks
     }
+
+
+def _lost(bench: Bench, candidate: Candidate) -> Timed:
+    """How many of many connections were answered, and what became of the others, by
+    connections.c.
+    """
+    progress(f"{candidate.name}: {CONNECTIONS} connections")
+    program = bench.directory / "connections"
+    if not program.exists():
+        source = Path(__file__).with_name("connections.c")
+        subprocess.run(["gcc", "-O1", "-pthread", "-o", program, source], check=True)
+    with Running(bench, candidate, bench.go_server, FIRST_PORT) as running:
+        numbers = (running.port, CONNECTIONS, AT_ONCE, RESETS_EVERY)
+        command = [program, *map(str, numbers)]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    counts = (part.split() for part in text.strip().split(", "))
+    return {name: float(number) for name, number in counts}
 
 
 def _beside(bench: Bench, candidate: Candidate, name: str, count: int) -> Timed:
