@@ -54,7 +54,7 @@ def _lost(bench: Bench, candidate: Candidate) -> Timed:
         subprocess.run(["gcc", "-O1", "-pthread", "-o", program, source], check=True)
     with Running(bench, candidate, bench.go_server, FIRST_PORT) as running:
         numbers = (running.port, CONNECTIONS, AT_ONCE, RESETS_EVERY)
-        command = [program, *map(str, numbers)]
+        command = [str(program), *map(str, numbers)]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     counts = (part.split() for part in text.strip().split(", "))
     return {name: float(number) for name, number in counts}
