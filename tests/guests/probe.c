@@ -204,7 +204,7 @@ int main(int argc, char **argv)
     if (!strcmp(what, "connect"))
         result = try_connect(one, two, 0);
     else if (!strcmp(what, "reach")) /* with little patience, from a network card */
-        result = try_connect(one, two, 2);
+        result = try_connect(one, two, 1);
     else if (!strcmp(what, "udp"))
         result = try_udp(one, two);
     else if (!strcmp(what, "listen"))

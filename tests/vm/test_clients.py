@@ -25,6 +25,7 @@ MAKE_ANSWERS = "; ".join(
     for name, size in (("large", ANSWER_BYTES), ("smaller", SMALLER_BYTES))
 )
 SECONDS = 4
+CONNECTIONS_AND_RESETS = (600, 300)  # 2,000 and 1,000 take three minutes, and leave nothing either
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def connections(port: int) -> int:
     return sum(len(is_one.findall(table)) for table in tables)
 
 
-def test_thousands_of_connections_and_resets_leave_nothing(
+def test_hundreds_of_connections_and_resets_leave_nothing(
     any_network: Launcher, root: Path, port: int
 ) -> None:
     with any_network.serve(root, port) as server:
@@ -164,7 +165,7 @@ def test_thousands_of_connections_and_resets_leave_nothing(
 
         load(100, 100)
         before = held(server)
-        load(2000, 1000)
+        load(*CONNECTIONS_AND_RESETS)
         deadline = time.monotonic() + 60
         while connections(port) and time.monotonic() < deadline:
             time.sleep(0.5)
