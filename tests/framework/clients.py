@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 SMALL_BUFFER = 1 << 16
 PAUSE = 0.1
 PATIENCE = 60  # seconds
+SMALL_COST = 1.5
 MAX_FAILURES = 5  # in a row: the rest would fail as well, at its time-out each
 
 
@@ -74,6 +75,24 @@ class Latencies:
     @property
     def percentile_99(self) -> float:
         return statistics.quantiles(self.seconds, n=100, method="inclusive")[98]
+
+
+def cost_others(
+    port: int, clients: Callable[[], AbstractContextManager[object]], attempts: int = 3
+) -> float:
+    """How many times as long the median request takes beside these clients: the least of some
+    attempts, since what else the host does comes and goes. None may fail.
+    """
+    ratios = []
+    for _ in range(attempts):
+        alone = requests(port, 50, 30)
+        with clients():
+            beside = requests(port, 200, 30)
+        assert (alone.failed, beside.failed) == (0, 0)
+        ratios.append(beside.median / alone.median)
+        if ratios[-1] < SMALL_COST:
+            break
+    return min(ratios)
 
 
 def side_by_side(count: int, at_once: int, ask_once: Callable[[], object]) -> int:

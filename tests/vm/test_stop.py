@@ -29,6 +29,7 @@ Preexec = Callable[[], None] | None
 
 ANSWER_SECONDS = 2
 ANSWER_BYTES = 16 * 2**20  # more than all buffers between the app and its client hold
+AT_ONCE = 4  # seconds: half of the grace period, on a host that is slow
 STUBBORN = HTTPD.replace("exec httpd", "trap '' INT TERM; exec httpd")
 GRACEFUL = HTTPD.replace("exec httpd -f -p 80 -h /www", GRACEFUL_HTTPD)
 
@@ -111,7 +112,7 @@ def test_an_app_that_ignores_all_is_ended_after_the_grace_period_or_by_a_second_
         assert one.process.poll() is None
         ended = one.stop(signal.SIGQUIT)
         assert ended.status == 128 + number
-        assert ended.seconds < 1
+        assert ended.seconds < AT_ONCE
 
 
 def test_a_stop_while_the_guest_boots_ends_it_at_once(
@@ -121,7 +122,7 @@ def test_a_stop_while_the_guest_boots_ends_it_at_once(
     time.sleep(2)
     ended = Server(process, port).stop(signal.SIGTERM)
     assert (ended.status, ended.stderr) == (128 + signal.SIGTERM, b"")
-    assert ended.seconds < 1
+    assert ended.seconds < AT_ONCE
 
 
 def test_an_app_that_has_started_and_does_not_listen_is_asked(
