@@ -5,15 +5,18 @@ A launch goes through these stages, and each hands frozen values to the next:
     cli         argv and environment  -> Options    (options.py has a row for each)
     config      Options               -> Config     (validated values)
     host        Config                -> HostFacts  (read-only probes)
+    usernet     Config                -> UserNetwork (with --network passt)
     plan        Config and HostFacts  -> Plan       (pure data; what --plan prints)
     supervisor  Plan                  -> the process that was exec'd: it claims, forks and watches
     vmm         Plan                  -> the child, which confines itself and calls libkrun
+    passt       Plan                  -> with a network card, the child that becomes passt
+    guest/      UserNetwork           -> what sets the card up in the guest, in C
 
 What they stand on:
 
     model, record, secret        values, without effects
     errors, log, report          what is told: to people, to machines, by the child
-    sandbox                      the walls around the VMM, and the ties between the processes
+    sandbox                      the walls around the children, and the ties between the processes
     bindings                     C functions and what differs between architectures
 
 `check` is --check, and `zipapp` the executable's first stage. `__main__` runs the stages and is

@@ -14,11 +14,12 @@ from krunclient.supervisor import run as supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import NoReturn
 
     from krunclient.bindings.libc import Libc
     from krunclient.plan import Plan
+    from krunclient.supervisor.run import Main
 
 STARTED_AGAIN = "krunclient-started-again"  # an option to Python that it keeps and does not know
 LOADER_VARIABLES = (b"LD_LIBRARY_PATH", b"LD_PRELOAD", b"LD_AUDIT")  # ld.so(8)
@@ -53,7 +54,9 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes], parent: int | Non
         if given.has(options.PLAN):
             return _print(plan.as_json(resolved))
         parent = parent or os.getppid()
-        return supervisor.run(resolved, libc, log, parent, vmm=_vmm, passt=_passt)
+        return supervisor.run(
+            resolved, libc, log, parent, vmm=_late(_vmm_main), passt=_late(_passt_main)
+        )
     except LaunchError as error:
         log.failure(error)
         return error.status
@@ -67,22 +70,30 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes], parent: int | Non
         return failure.status
 
 
-def _vmm(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
-    try:
-        from krunclient.vmm.main import main
-    except ImportError:
-        _forget_this_copy()
-        raise
-    main(plan, libc, supervisor, inherited)
+def _vmm_main() -> Main:
+    from krunclient.vmm.main import main
+
+    return main
 
 
-def _passt(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
-    try:
-        from krunclient.passt.main import main
-    except ImportError:
-        _forget_this_copy()
-        raise
-    main(plan, libc, supervisor, inherited)
+def _passt_main() -> Main:
+    from krunclient.passt.main import main
+
+    return main
+
+
+def _late(load: Callable[[], Main]) -> Main:
+    """What a child runs, imported only there."""
+
+    def main(plan: Plan, libc: Libc, supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
+        try:
+            run_child = load()
+        except ImportError:
+            _forget_this_copy()
+            raise
+        run_child(plan, libc, supervisor, inherited)
+
+    return main
 
 
 def _forget_this_copy() -> None:

@@ -21,6 +21,7 @@ from krunclient.report import Report
 from krunclient.sandbox import confinement, privileges, process
 from krunclient.sandbox.confine import Supervisor, confine
 from krunclient.secret import Secret
+from krunclient.supervisor import children
 from krunclient.supervisor.claims import PortClaim
 from krunclient.supervisor.mappedport import MappedPort
 from krunclient.supervisor.notifications import Notifications, supervision_error
@@ -30,12 +31,14 @@ from krunclient.vmm import start
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
     from krunclient.cli import Options
     from krunclient.config import Config
     from krunclient.model import LibraryPair
+    from krunclient.supervisor.children import Child
 
     Row = tuple[str, Callable[[], str]]
 
@@ -176,37 +179,29 @@ class Check:
 
         Raises the error that it ended with.
         """
-        report_reader, report_writer = os.pipe2(os.O_CLOEXEC)
-        go_reader, go_writer = os.pipe2(os.O_CLOEXEC)
-        parent = os.getpid()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.close(report_reader)
-                os.close(go_writer)
+
+        def main(parent: int, pipes: tuple[int, ...]) -> NoReturn:
+            _, report_to, go = pipes
+            process.die_with(self._libc, parent)
+            if self._config.user is not None:
+                privileges.switch_user(self._config.user)
                 process.die_with(self._libc, parent)
-                if self._config.user is not None:
-                    privileges.switch_user(self._config.user)
-                    process.die_with(self._libc, parent)
-                action(Supervisor(pid=parent, report=report_writer, go=go_reader))
-                os._exit(DONE)
-            except BaseException as error:
-                report.send_error(report_writer, unexpected(error))
-            finally:
-                os._exit(0)
-        os.close(report_writer)
-        os.close(go_reader)
+            action(Supervisor(pid=parent, report=report_to, go=go))
+            os._exit(DONE)
+
+        child = children.start(main)
         told, status = Report(), 0
         try:
-            while data := os.read(report_reader, report.MAX_BYTES):
+            while data := os.read(child.report, report.MAX_BYTES):
                 told.feed(data)
                 listener = told.take_listener()
                 if listener is not None:
-                    self._answer_one_call(child, listener, go_writer)
+                    self._answer_one_call(child, listener)
         finally:
-            os.close(go_writer)
-            _, status = os.waitpid(child, 0)
-            os.close(report_reader)
+            os.close(child.go)
+            _, status = os.waitpid(child.pid, 0)
+            for descriptor in (child.report, child.log, child.pidfd):
+                os.close(descriptor)
         failure = told.error("a child of --check")
         if failure is not None:
             raise failure
@@ -215,21 +210,20 @@ class Check:
             what, why = "the check has ended", f"it was ended {how} before it was done"
             raise VmError(what, "a child of --check", why, SEE_LIMITS)
 
-    def _answer_one_call(self, child: int, listener: int, go: int) -> None:
+    def _answer_one_call(self, child: Child, listener: int) -> None:
         """The supervisor's half. Raises LaunchError."""
-        pidfd = os.pidfd_open(child)
         port = MappedPort(self._libc, self._config.policy, PortClaim(self._libc, -1, ()))
         try:
             sockets = SocketSupervisor(
                 *(self._libc, self._architecture, self._config.policy, port),
-                Notifications(self._libc, child, pidfd, listener),
+                Notifications(self._libc, child.pid, child.pidfd, listener),
             )
         except OSError as error:
             raise supervision_error("the VMM's", error) from None
-        os.write(go, b"\n")
+        os.write(child.go, b"\n")
         # The child's one call, or its end.
         poll = select.poll()
-        for descriptor in (sockets.listener, pidfd):
+        for descriptor in (sockets.listener, child.pidfd):
             poll.register(descriptor, select.POLLIN)
         poll.poll()
         sockets.answer()

@@ -69,14 +69,17 @@ class Network(Record):
             and self.port in (None, endpoint.port)
         )
 
+    @property
+    def is_one_address(self) -> bool:
+        return self.prefix == 8 * len(self.packed)
+
     def cidr(self) -> str:
         """Without the port: `10.0.0.0/8`."""
         return f"{ip_text(self.packed)}/{self.prefix}"
 
     def text(self) -> str:
         """As users write it: `127.0.0.1:80`, `10.0.0.0/8:443`, `[0:0:0:0:0:0:0:1]:*`."""
-        whole = self.prefix == 8 * len(self.packed)
-        address = ip_text(self.packed) if whole else self.cidr()
+        address = ip_text(self.packed) if self.is_one_address else self.cidr()
         bracketed = f"[{address}]" if len(self.packed) == SIZES[AF_INET6] else address
         return f"{bracketed}:{'*' if self.port is None else self.port}"
 

@@ -1,4 +1,4 @@
-"""What the VMM child tells the supervisor on a pipe: where its seccomp listener is, or an error.
+"""What a child tells the supervisor on a pipe: where its seccomp listener is, or an error.
 
     listener NUMBER\n                                a descriptor of the child's
     CLASS\0WHAT\0THING\0WHY\0REMEDY                  an error, up to the end of the pipe

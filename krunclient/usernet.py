@@ -111,17 +111,13 @@ def client_sockaddr(number: int) -> bytes:
     return Endpoint(packed=packed, port=1024 + port).sockaddr(AF_INET)
 
 
-def _is_whole(network: Network) -> bool:
-    return network.prefix == 8 * len(network.packed)
-
-
 def _needs_stand_in(network: Network) -> bool:
     if network.packed.startswith(TEST_NET) and network.prefix >= 24:
         why = "in this network a guest has addresses there that mean something else"
         raise UsageError("--allow can't be used", network.text(), why, "use --network tsi")
     is_loopback = network.packed[:1] == LOOPBACK_V4[:1] and network.prefix >= 8
     is_ipv6 = len(network.packed) == len(LOOPBACK_V6)
-    if (is_loopback or is_ipv6) and not _is_whole(network):
+    if (is_loopback or is_ipv6) and not network.is_one_address:
         why = "in this network a guest reaches single addresses of the host's loopback and of IPv6"
         raise UsageError("--allow can't be used", network.text(), why, "give each address")
     return is_loopback or is_ipv6

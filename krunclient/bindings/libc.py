@@ -31,6 +31,8 @@ from krunclient.bindings.declare import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from krunclient.bindings.arch import Architecture
 
 OPENAT2_TRIES = 100
@@ -61,6 +63,8 @@ IPPROTO_TCP, IPPROTO_IPV6, IPV6_V6ONLY = 6, 41, 26
 # <linux/tcp.h>, with the place of tcpi_bytes_acked in struct tcp_info
 TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_INFO, TCP_USER_TIMEOUT = 4, 5, 11, 18
 BYTES_ACKED = slice(120, 128)
+AF_NETLINK = 16  # <linux/socket.h>
+SOCKADDR_BYTES = 128  # struct sockaddr_storage
 SHUT_RDWR = 2
 SO_SNDTIMEO, MSG_DONTWAIT, MSG_NOSIGNAL = 21, 0x40, 0x4000
 CLOSE_RANGE_CLOEXEC = 4  # <linux/close_range.h>, Linux 5.11
@@ -339,6 +343,13 @@ def set_send_timeout(libc: Libc, descriptor: int, microseconds: int) -> None:
     words = (c_int * 4)(0, 0, microseconds, 0)  # struct timeval, of two longs
     on = ctypes.cast(words, POINTER(c_int)).contents
     libc.setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, on, ctypes.sizeof(words))
+
+
+def sockaddr_of(get: Callable[[int, object, c_uint32], int], descriptor: int) -> bytes:
+    """The struct sockaddr that getsockname(2) or getpeername(2) has of a socket. Raises OSError."""
+    buffer, size = ctypes.create_string_buffer(SOCKADDR_BYTES), c_uint32(SOCKADDR_BYTES)
+    get(descriptor, buffer, size)
+    return buffer.raw[: size.value]
 
 
 def socket_pair(libc: Libc) -> tuple[int, int]:

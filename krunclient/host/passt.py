@@ -1,4 +1,4 @@
-"""Where passt is, and the program that sets its network card up in the guest."""
+"""What `--network passt` needs of this host: programs, a user, and a libkrun that makes cards."""
 
 from __future__ import annotations
 

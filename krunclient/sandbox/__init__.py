@@ -1,4 +1,4 @@
-"""What confines the VMM.
+"""What confines the VMM, and passt.
 
     confinement  what it is left with, as data
     confine      puts that into effect, wall by wall:
@@ -6,9 +6,9 @@
     mounts         a mount namespace that holds the guest's root, the volumes and /dev/kvm
     landlock       the second wall around files and ports
     lifeline       a thread that dies with the supervisor
-    seccomp        system calls that a VMM never needs; bind and connect go to the supervisor
+    seccomp        system calls that neither needs; bind and connect go to the supervisor
     process      ties between processes, and between a process and its memory
 
 All but `confinement` act in the VMM child; `process` also in the supervisor, whose answers to the
-filter are in supervisor/sockets.py.
+filters are in supervisor/. The passt child uses `privileges`, `landlock` and `seccomp`.
 """

@@ -1,4 +1,4 @@
-"""Who the VMM runs as, and what it may still do: user, user namespace, capabilities."""
+"""Who a child runs as, and what it may still do: user, user namespace, capabilities."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from krunclient.bindings.libc import (
     CapabilitySets,
 )
 from krunclient.errors import LaunchError, PermissionDeniedError, failed_call
-from krunclient.model import User
 from krunclient.sandbox.confinement import CAPABILITIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
+    from krunclient.model import User
 
 LAST_CAPABILITY = 63  # of the two words that capset(2) takes; today's kernels know 40
 CAPABILITY_VERSION_3 = 0x20080522
 
 
-def switch_user(user: User, *, groups_too: bool = True) -> None:
+def switch_user(user: User) -> None:
     """Change from root to a user for good. Raises PermissionDeniedError."""
     try:
-        if groups_too:
-            os.setgroups(list(user.groups))
+        os.setgroups(list(user.groups))
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
@@ -53,9 +52,7 @@ def enter_namespaces(libc: Libc, *, user_namespace: bool) -> None:
     try:
         libc.unshare(CLONE_NEWNS | (CLONE_NEWUSER if user_namespace else 0))
         if user_namespace:
-            _write("/proc/self/setgroups", "deny")
-            _write("/proc/self/uid_map", f"0 {uid} 1")
-            _write("/proc/self/gid_map", f"0 {gid} 1")
+            _map_root("/proc/self", uid, gid)
     except OSError as error:
         raise _namespace_error(error, user_namespace=user_namespace) from None
 
@@ -67,18 +64,15 @@ def enter_namespaces_as(libc: Libc, user: User) -> None:
     This process is closed to that user's other processes all the time, ptrace(2): it still has
     what root had in memory. So another one, which stays root, writes the maps.
 
-    Raises HostError or PermissionDeniedError.
+    Raises HostError.
     """
     entered_reader, entered_writer = os.pipe2(os.O_CLOEXEC)
     mapper = os.fork()
     if mapper == 0:
-        process = f"/proc/{os.getppid()}"
         try:
             os.close(entered_writer)
             if os.read(entered_reader, 1):
-                _write(f"{process}/setgroups", "deny")
-                _write(f"{process}/uid_map", f"0 {user.uid} 1")
-                _write(f"{process}/gid_map", f"0 {user.gid} 1")
+                _map_root(f"/proc/{os.getppid()}", user.uid, user.gid)
                 os._exit(0)
         finally:
             os._exit(1)
@@ -90,9 +84,19 @@ def enter_namespaces_as(libc: Libc, user: User) -> None:
         os.close(entered_writer)
         if os.waitpid(mapper, 0)[1] != 0:
             raise PermissionError(errno.EPERM, "uid_map")
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
     except OSError as error:
         raise _namespace_error(error, user_namespace=True) from None
-    switch_user(User(uid=0, gid=0, groups=()), groups_too=False)
+
+
+def _map_root(process: str, uid: int, gid: int) -> None:
+    """Let root in a process's user namespace be this user outside, and no other be there. Raises
+    OSError. user_namespaces(7).
+    """
+    _write(f"{process}/setgroups", "deny")
+    _write(f"{process}/uid_map", f"0 {uid} 1")
+    _write(f"{process}/gid_map", f"0 {gid} 1")
 
 
 def _namespace_error(error: OSError, *, user_namespace: bool) -> LaunchError:

@@ -1,4 +1,4 @@
-"""The seccomp filter of the VMM: what it refuses, and what it hands to the supervisor.
+"""The seccomp filters of VMM and passt: what they refuse, and what they hand to the supervisor.
 
 Documentation/userspace-api/seccomp_filter.rst of the kernel. The filter is a program of classic
 BPF; `assemble` makes it as data, so that tests can run it without installing it.
@@ -12,6 +12,7 @@ import struct
 from ctypes import Structure, c_char_p, c_ushort
 
 from krunclient.bindings.libc import (
+    AF_NETLINK,
     CLONE_NEWUSER,
     IPPROTO_IPV6,
     IPPROTO_TCP,
@@ -76,7 +77,7 @@ IOCTLS_IGNORED = {
 # The supervisor makes these calls in the VMM's place, if its policy allows them.
 SUPERVISED = ("bind", "connect", "listen")
 # And these in the place of passt, which gets its sockets and its connections from the supervisor.
-SUPERVISED_OF_PASST = (*SUPERVISED, "accept4", "socket")
+SUPERVISED_OF_PASST = (*SUPERVISED, "accept4")  # and all of its sockets but one kind
 # What passt does to confine itself, which it does before it reads a frame of the guest's.
 SELF_CONFINEMENT = (
     "execve", "mount", "umount2", "pivot_root", "unshare", "setns", "seccomp", "setpriority",
@@ -98,7 +99,7 @@ FCNTLS_OF_PASST = {"F_SETPIPE_SZ": 1031, "F_GETPIPE_SZ": 1032, "F_ADD_SEALS": 10
 # <asm-generic/sockios.h>, <asm-generic/ioctls.h>: signals to others.
 IOCTLS_THAT_SIGNAL = {"FIOSETOWN": 0x8901, "SIOCSPGRP": 0x8902, "FIOASYNC": 0x5452}
 # <linux/netlink.h>: an unprivileged look at the host's interfaces.
-AF_NETLINK, NETLINK_ROUTE, SOL_NETLINK, NETLINK_GET_STRICT_CHK = 16, 0, 270, 12
+NETLINK_ROUTE, SOL_NETLINK, NETLINK_GET_STRICT_CHK = 0, 270, 12
 
 # What a VMM never does, by the reason to refuse it.
 REFUSED = {
@@ -229,8 +230,7 @@ def assemble_for_passt(
         _returns(RET_USER_NOTIF),
     )
     for name in SUPERVISED_OF_PASST:
-        if name != "socket":
-            program.rule(name, _returns(RET_USER_NOTIF))
+        program.rule(name, _returns(RET_USER_NOTIF))
     program.rule("accept", _refuses(errno.EPERM))
     # It has a user namespace already, and is told that it has made one, or entered that of a child
     # (2026): to do so would undo that it dies with the supervisor.

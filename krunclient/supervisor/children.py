@@ -37,6 +37,8 @@ def start(main: Main, *handed: int) -> Child:
     pid = os.fork()
     if pid == 0:
         try:
+            for descriptor in (log_reader, report_reader, go_writer):
+                os.close(descriptor)
             main(supervisor, (log_writer, report_writer, go_reader, *handed))
         except BaseException as error:
             # It could not even import its code, for want of descriptors or memory, say.

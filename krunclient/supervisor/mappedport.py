@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from ctypes import c_uint32, create_string_buffer
 
 from krunclient import model
 from krunclient.bindings.libc import (
@@ -22,6 +21,7 @@ from krunclient.bindings.libc import (
     TCP_KEEPINTVL,
     TCP_USER_TIMEOUT,
     set_socket_option,
+    sockaddr_of,
 )
 
 TYPE_CHECKING = False
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 # A peer that is gone is found after a minute of silence, and some unanswered probes.
 KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS = 60, 10
-SOCKADDR_BYTES = 28  # struct sockaddr_in6
 
 
 class MappedPort:
@@ -72,9 +71,8 @@ class MappedPort:
 
     def is_local_end_of(self, socket: int) -> bool:
         """Whether a socket is bound to the mapped port. Raises OSError."""
-        buffer, size = create_string_buffer(SOCKADDR_BYTES), c_uint32(SOCKADDR_BYTES)
-        self._libc.getsockname(socket, buffer, size)
-        return model.from_sockaddr(buffer.raw[: size.value]) == self._policy.listen
+        own = sockaddr_of(self._libc.getsockname, socket)
+        return model.from_sockaddr(own) == self._policy.listen
 
     def _try(self, bind_or_listen: Callable[[], object]) -> None:
         try:

@@ -12,6 +12,7 @@ import os
 from ctypes import Structure, c_int32, c_int64, c_uint32, c_uint64
 
 from krunclient import model
+from krunclient.bindings.libc import SOCKADDR_BYTES
 from krunclient.errors import failed_call
 
 TYPE_CHECKING = False
@@ -28,8 +29,6 @@ NOTIF_SEND = 0xC0182101
 NOTIF_ID_VALID = 0x40082102
 NOTIF_ADDFD = 0x40182103
 ADDFD_FLAG_SETFD = 1
-
-MAX_SOCKADDR_BYTES = 128  # struct sockaddr_storage
 
 
 class Notification(Structure):
@@ -90,17 +89,15 @@ class Notifications:
         """A descriptor of the process's memory as it is now: another program has another one."""
         return os.open(self._memory_path, flags | os.O_CLOEXEC)
 
-    def answer(self, calls: Mapping[int | None, Callable[[Call], int | None]]) -> int:
+    def answer(self, calls: Mapping[int | None, Callable[[Call], int | None]]) -> None:
         """Take one call and answer it, by its number: with what the function returns, None being 0,
         or with the errno that it raises. A call that was interrupted meanwhile is gone.
-
-        Returns the errno.
         """
         notification = Notification()
         try:
             self._libc.ioctl(self.listener, NOTIF_RECV, ctypes.byref(notification))
         except OSError:
-            return 0
+            return
         value, code = 0, 0
         try:
             call = Call(self._libc, self, self._pidfd, notification)
@@ -117,7 +114,6 @@ class Notifications:
             self._libc.ioctl(self.listener, NOTIF_SEND, ctypes.byref(response))
         except OSError:
             pass
-        return code
 
 
 class Call:
@@ -145,7 +141,7 @@ class Call:
     def sockaddr(self) -> bytes:
         memory = self._source.memory(os.O_RDONLY)
         try:
-            size = min(self.arguments[2], MAX_SOCKADDR_BYTES)
+            size = min(self.arguments[2], SOCKADDR_BYTES)
             return os.pread(memory, size, self.arguments[1])
         finally:
             os.close(memory)

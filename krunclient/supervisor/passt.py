@@ -18,6 +18,7 @@ from krunclient import model
 from krunclient.bindings.libc import (
     AF_INET,
     AF_INET6,
+    AF_NETLINK,
     IPPROTO_IPV6,
     IPV6_V6ONLY,
     MSG_DONTWAIT,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from krunclient.supervisor.notifications import Call
     from krunclient.usernet import UserNetwork
 
-AF_NETLINK = 16
 BACKLOG = 4096  # cut by net.core.somaxconn
 RETRY_SECONDS = 0.5
 MAX_LINE_BYTES = 4096

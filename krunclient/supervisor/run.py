@@ -1,4 +1,4 @@
-"""Claims what the VM needs, forks the VMM child, and watches it to its end."""
+"""Claims what the VM needs, forks the children, and watches the VMM to its end."""
 
 from __future__ import annotations
 

@@ -11,10 +11,16 @@ from __future__ import annotations
 
 import errno
 import os
-from ctypes import c_uint32, create_string_buffer
 
-from krunclient.bindings.libc import AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM
-from krunclient.supervisor.notifications import MAX_SOCKADDR_BYTES, Notifications, RefusedError
+from krunclient.bindings.libc import (
+    AF_INET,
+    AF_INET6,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    sockaddr_of,
+)
+from krunclient.supervisor.notifications import Notifications, RefusedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,11 +108,9 @@ class SocketSupervisor:
         """Raises RefusedError if the call is about anything but an IP socket."""
         socket = call.socket()
         try:
-            buffer = create_string_buffer(MAX_SOCKADDR_BYTES)
-            self._libc.getsockname(socket, buffer, c_uint32(MAX_SOCKADDR_BYTES))
+            family = int.from_bytes(sockaddr_of(self._libc.getsockname, socket)[:2], "little")
         finally:
             os.close(socket)
-        family = int.from_bytes(buffer.raw[:2], "little")
         if family not in (AF_INET, AF_INET6):
             raise RefusedError(errno.EACCES)
         return family

@@ -21,6 +21,7 @@ from krunclient.bindings.libc import (
     SOL_SOCKET,
     TCP_INFO,
     set_socket_option,
+    sockaddr_of,
 )
 from krunclient.supervisor import tcptable
 
@@ -37,7 +38,6 @@ STALL_SECONDS = 0.25
 WIDE_BYTES, MAX_WIDE_BYTES = 2**26, 2**28  # of the host's memory, for a socket and for a VM
 SENDING = ("sendto", "sendmsg")
 MAX_CALL_BYTES = 256  # nine numbers
-SOCKADDR_BYTES = 28  # struct sockaddr_in6
 
 
 class StalledSends:
@@ -122,10 +122,9 @@ class StalledSends:
 
     def _connection(self, socket: int) -> bytes:
         """Its two ends, as `connections` has them. Raises OSError."""
-        local, peer = create_string_buffer(SOCKADDR_BYTES), create_string_buffer(SOCKADDR_BYTES)
-        self._libc.getsockname(socket, local, c_uint32(SOCKADDR_BYTES))
-        self._libc.getpeername(socket, peer, c_uint32(SOCKADDR_BYTES))
-        return b"%b %b" % (tcptable.end(local.raw), tcptable.end(peer.raw))
+        local = sockaddr_of(self._libc.getsockname, socket)
+        peer = sockaddr_of(self._libc.getpeername, socket)
+        return b"%b %b" % (tcptable.end(local), tcptable.end(peer))
 
     def _release(self, socket: int) -> None:
         try:
