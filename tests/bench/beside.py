@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from tests.bench.candidates import FIRST_PORT, Bench, Candidate, progress
+from tests.bench.candidates import FIRST_PORT, Bench, Candidate, HungError, progress
 from tests.bench.microvms import STOP_SECONDS, Running, Timed, load_once
 from tests.framework.clients import ask, reading, requests, silent
 
@@ -74,7 +73,7 @@ def _beside(bench: Bench, candidate: Candidate, name: str, count: int) -> Timed:
             "median ms": 1000 * found.median,
             "99% ms": 1000 * found.percentile_99,
             "failed, %": 100 * found.failed / len(found.seconds),
-            "stop ms": 1000 * _stop(bench, running),
+            "stop ms": 1000 * _stop(running),
         }
 
 
@@ -83,14 +82,10 @@ def _load(running: Running) -> Timed:
     return {f"{name}, loaded": value for name, value in load_once(running).items()}
 
 
-def _stop(bench: Bench, running: Running) -> float:
+def _stop(running: Running) -> float:
     """Seconds to the end by a stop that is asked for, or as long as that is waited for."""
-    # SIGTERM would kill the launcher in C: SIGINT is what that passes on.
-    asks = signal.SIGINT if running.launcher == bench.c_launcher.name else signal.SIGTERM
-    began = time.monotonic()
-    running.process.send_signal(asks)
     try:
-        running.process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        progress(f"{running.launcher} has not ended after {STOP_SECONDS} s")
-    return time.monotonic() - began
+        return running.stop()
+    except HungError as error:
+        progress(str(error))
+        return STOP_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,10 +31,13 @@ Measured = TypeVar("Measured")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A launcher: its name, and its command for a root and a port."""
+    """A launcher: its name, its command for a root and a port, and the signal by which it is asked
+    to stop.
+    """
 
     name: str
     command: Callable[[Path, int], list[str]]
+    stop_signal: int = signal.SIGTERM
 
 
 class HungError(Exception):
@@ -94,7 +98,11 @@ class Bench:
         # Its undefined symbols are those of a GPU library that is not used.
         options = ["-Wl,--unresolved-symbols=ignore-all", "-Wl,-z,lazy", "-Wl,--disable-new-dtags"]
         compile_c(program, pair / "libkrun.so.2", *options)
-        return Candidate("C", lambda root, port: [str(program), str(root), str(port)])
+
+        def command(root: Path, port: int) -> list[str]:
+            return [str(program), str(root), str(port)]
+
+        return Candidate("C", command, signal.SIGINT)  # which it passes on; SIGTERM would kill it
 
 
 def compile_c(program: Path, libkrun: Path, *options: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import socket
 import subprocess
 import time
@@ -49,6 +48,7 @@ class Running:
 
     def __init__(self, bench: Bench, candidate: Candidate, root: Path, port: int) -> None:
         self.launcher = candidate.name
+        self._stop_signal = candidate.stop_signal
         self.port = port
         self.started = time.monotonic()
         self.process = subprocess.Popen(
@@ -85,6 +85,16 @@ class Running:
         self.process.kill()
         self.process.wait()
 
+    def stop(self) -> float:
+        """Seconds to the end by a stop that is asked for. Raises HungError."""
+        asked = time.monotonic()
+        self.process.send_signal(self._stop_signal)
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise HungError(self.launcher, "no end after a stop") from None
+        return time.monotonic() - asked
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
@@ -114,15 +124,7 @@ def served(bench: Bench, runs: int) -> dict[str, dict[str, list[float]]]:
 
     def serve(candidate: Candidate) -> list[float]:
         with Running(bench, candidate, bench.server, FIRST_PORT) as running:
-            # SIGTERM would kill the launcher in C: SIGINT is what that passes on.
-            stop = signal.SIGINT if candidate is bench.c_launcher else signal.SIGTERM
-            asked = time.monotonic()
-            running.process.send_signal(stop)
-            try:
-                running.process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                raise HungError(candidate.name, "no end after a stop") from None
-            return [running.first_answer, time.monotonic() - asked]
+            return [running.first_answer, running.stop()]
 
     launchers = {one.name: partial(serve, one) for one in bench.both}
     measures: dict[str, Callable[[], list[float]]] = {
