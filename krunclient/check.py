@@ -11,12 +11,15 @@ import re
 import select
 
 from krunclient import config, plan, report
+from krunclient import options as rows
 from krunclient.bindings import libc as libc_binding
+from krunclient.bindings.arch import X86_64
 from krunclient.bindings.libc import AF_INET, SOCK_CLOEXEC, SOCK_STREAM
 from krunclient.errors import SEE_CHECK, SEE_LIMITS, HostError, VmError, unexpected
-from krunclient.host import facts, kvm, libraries, passt
+from krunclient.host import facts, kvm, libraries, passt, vcpu
 from krunclient.log import one_line
 from krunclient.model import FEW_OPEN_FILES, INIT_FILE, KVM, MORE_OPEN_FILES, Endpoint
+from krunclient.record import Record
 from krunclient.report import Report
 from krunclient.sandbox import confinement, privileges, process
 from krunclient.sandbox.confine import Supervisor, confine
@@ -30,13 +33,14 @@ from krunclient.vmm import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
     from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
     from krunclient.cli import Options
     from krunclient.config import Config
+    from krunclient.errors import LaunchError
     from krunclient.model import LibraryPair
     from krunclient.supervisor.children import Child
 
@@ -48,30 +52,60 @@ DONE = 3  # the status of a child that did what it was to do: a library may end 
 REFUSED = Endpoint(packed=bytes((192, 0, 2, 1)), port=1)
 
 
+class Finding(Record):
+    """One line of the report: what was found, or the error that tells what is missing."""
+
+    name: str
+    found: str
+    error: LaunchError | None = None
+
+    def text(self) -> str:
+        if self.error is None:
+            return f"ok       {self.name}: {self.found}"
+        error = self.error
+        return f"missing  {self.name}: {error.thing}: {error.why}; {error.remedy}"
+
+    def as_json(self) -> dict[str, str | bool]:
+        if self.error is None:
+            return {"name": self.name, "ok": True, "found": self.found}
+        _, thing, why, remedy = self.error.args
+        return {"name": self.name, "ok": False, "thing": thing, "why": why, "remedy": remedy}
+
+
 def run(options: Options) -> tuple[str, int]:
-    """The lines of the report, and the status: 0 when a VM can start, 69 when not.
+    """The report, and the status: 0 when a VM can start, 69 when not.
 
     Raises UsageError for options that can't be used.
     """
-    rows: tuple[Row, ...] = (("architecture", lambda: facts.find_architecture().machine),)
+    findings = list(_look(options))
+    status = HostError.status if any(finding.error for finding in findings) else 0
+    if options.value(rows.LOG_FORMAT) == "json":
+        import json
+
+        checks = [finding.as_json() for finding in findings]
+        return json.dumps({"can_start": status == 0, "checks": checks}, indent=2), status
+    lines = [finding.text() for finding in findings]
+    lines.append("a VM can start" if status == 0 else "no VM can start")
+    return "\n".join(one_line(line) for line in lines), status
+
+
+def _look(options: Options) -> Iterator[Finding]:
+    checks: tuple[Row, ...] = (("architecture", lambda: facts.find_architecture().machine),)
     try:
         architecture = facts.find_architecture()
     except HostError:
         pass  # without one, nothing else can be asked
     else:
         libc = libc_binding.load(architecture)
-        rows += Check(libc, architecture, config.for_check(libc, options)).rows()
-    lines, status = [], 0
-    for name, check in rows:
+        checks += Check(libc, architecture, config.for_check(libc, options)).rows()
+    for name, check in checks:
         try:
-            lines.append(f"ok       {name}: {check()}")
+            yield Finding(name=name, found=check())
         except Exception as exception:
             error = unexpected(exception)
-            remedy = SEE_LOG if error.remedy == SEE_CHECK else error.remedy
-            lines.append(f"missing  {name}: {error.thing}: {error.why}; {remedy}")
-            status = HostError.status
-    lines.append("a VM can start" if status == 0 else "no VM can start")
-    return "\n".join(one_line(line) for line in lines), status
+            if error.remedy == SEE_CHECK:
+                error = type(error)(error.what, error.thing, error.why, SEE_LOG)
+            yield Finding(name=name, found="", error=error)
 
 
 class Check:
@@ -86,8 +120,11 @@ class Check:
         return (
             ("kernel", lambda: os.uname().release),
             ("KVM", self._kvm),
+            ("processors", self._processors),
+            ("memory", self._memory),
             ("libkrun", self._libkrun),
             ("libkrunfw", self._libkrunfw),
+            ("user namespaces", self._user_namespaces),
             ("sandbox", self._sandbox),
             ("Landlock", self._landlock),
             ("open files", self._open_files),
@@ -96,13 +133,32 @@ class Check:
 
     def _kvm(self) -> str:
         self._in_child(lambda _supervisor: kvm.check())
-        return f"{KVM}, API version {kvm.KVM_API_VERSION}"
+        about = f"{KVM}, {kvm.rights(KVM)}, API version {kvm.KVM_API_VERSION}"
+        if self._architecture is not X86_64:
+            return f"{about}; whether guests run was not tried"
+        self._in_child(lambda _supervisor: vcpu.run_guests())
+        return f"{about}, runs {vcpu.MODES} guests"
+
+    def _processors(self) -> str:
+        """Fewer than vCPUs are no failure: they take turns."""
+        vcpus, processors = self._config.guest.vcpus, facts.processors()
+        fewer = f", fewer than --cpus {vcpus}" if processors < vcpus else ""
+        return f"{processors}{fewer}"
+
+    def _memory(self) -> str:
+        """Little is no failure: a guest takes its memory when it uses it."""
+        available = facts.memory_mib("MemAvailable")
+        found = f"{available} of {facts.memory_mib('MemTotal')} MiB available"
+        wanted = self._config.guest.memory_mib
+        return found if wanted <= available else f"{found}, less than --memory {wanted}"
 
     def _libkrun(self) -> str:
         pair = self._pair()
         # What a library does when it is loaded, and may end its process by, is done to a child.
         self._in_child(lambda _supervisor: start.load(self._libc, pair))
-        return f"{pair.libkrun} ({pair.libkrun_origin}), API {pair.features.generation}"
+        version = os.path.realpath(pair.libkrun).rpartition(".so.")[2]
+        known = f", version {version}" if version.replace(".", "").isdigit() else ""
+        return f"{pair.libkrun} ({pair.libkrun_origin}){known}, API {pair.features.generation}"
 
     def _libkrunfw(self) -> str:
         pair = self._pair()
@@ -113,6 +169,29 @@ class Check:
 
     def _pair(self) -> LibraryPair:
         return libraries.find(self._config.libkrun, self._config.libkrunfw, self._architecture)
+
+    def _user_namespaces(self) -> str:
+        """None is a failure where one is needed."""
+        switches = ", ".join(f"{name}={value}" for name, value in self._namespace_switches())
+        try:
+            self._in_child(
+                lambda _supervisor: privileges.enter_namespaces(self._libc, user_namespace=True)
+            )
+        except HostError as error:
+            if self._needs_user_namespace():
+                raise
+            return f"none ({error.why}), which is not needed here; {switches}"
+        return f"allowed; {switches}"
+
+    def _namespace_switches(self) -> Iterator[tuple[str, str]]:
+        for name in privileges.USER_NAMESPACE_SWITCHES:
+            value = privileges.switch(name)
+            if value:
+                yield name, value
+
+    def _needs_user_namespace(self) -> bool:
+        confined_user = self._config.sandbox and facts.vmm_uid(self._config) != 0
+        return confined_user or self._config.network == "passt"
 
     def _sandbox(self) -> str:
         """Put the walls around a child, for real, and tell which one could not be had."""

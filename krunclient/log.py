@@ -46,6 +46,12 @@ FEW_OPEN_FILES = Event(
     when="the limit on open files is below 16384",
     fields=("open_files",),
 )
+OVERCOMMITTED = Event(
+    name="overcommitted",
+    level="warning",
+    when="the guest is given more vCPUs or memory than this host has free",
+    fields=("vcpus", "processors", "memory_mib", "available_mib"),
+)
 VMM_STARTED = Event(
     name="vmm-started", level="info", when="the VMM's process is there", fields=("vmm_pid",)
 )
@@ -84,7 +90,7 @@ CONSOLE = Event(
     when="with `--console`: a line of the guest's kernel or of libkrun's log",
 )
 EVENTS = (
-    *(START, FEW_OPEN_FILES, VMM_STARTED, CONFINED, READY, STOPPING, FORCED, ENDED),
+    *(START, FEW_OPEN_FILES, OVERCOMMITTED, VMM_STARTED, CONFINED, READY, STOPPING, FORCED, ENDED),
     *(LIBKRUN, LIBKRUN_NOTE, PASST, NOTIFY, FAILED, CONSOLE),
 )
 

@@ -28,8 +28,9 @@ LANDLOCK_CREATE_RULESET_VERSION = 1  # <linux/landlock.h>
 class HostFacts(Record):
     """`exec_path` is the guest's program, absolute in the guest. `vmm_uid` is who the VMM runs as,
     `landlock_abi` 0 if the kernel has no Landlock, `hard_limits` this process's own by name.
-    `open_files` is the highest limit on them that this process can have. `passt` are the programs
-    of `--network passt`, None without.
+    `open_files` is the highest limit on them that this process can have, `processors` how many it
+    may run on, `available_mib` how much memory a new program can have. `passt` are the programs of
+    `--network passt`, None without.
     """
 
     architecture: Architecture
@@ -39,6 +40,8 @@ class HostFacts(Record):
     landlock_abi: int
     hard_limits: Mapping[str, int]
     open_files: int
+    processors: int
+    available_mib: int
     passt: Programs | None = None
 
 
@@ -78,6 +81,8 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
         landlock_abi=landlock_abi(libc) if config.sandbox else 0,
         hard_limits=hard_limits(libc),
         open_files=open_files(libc),
+        processors=processors(),
+        available_mib=memory_mib("MemAvailable"),
         passt=programs,
     )
 
@@ -118,6 +123,20 @@ def open_files(libc: Libc) -> int:
     except PermissionError:  # no CAP_SYS_RESOURCE, as in most containers
         return int(before.hard)
     return most
+
+
+def processors() -> int:
+    """How many this process may run on, sched_getaffinity(2)."""
+    return len(os.sched_getaffinity(0))
+
+
+def memory_mib(name: str) -> int:
+    """A field of /proc/meminfo, proc(5): `MemTotal` or `MemAvailable`, what a new program can have
+    without swapping. Raises OSError.
+    """
+    with open("/proc/meminfo", "rb") as file:
+        fields = dict(line.split(b":", 1) for line in file)
+    return int(fields[name.encode()].split()[0]) // 1024
 
 
 def vmm_uid(config: Config) -> int:

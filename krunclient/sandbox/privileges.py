@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from krunclient.model import User
 
 LAST_CAPABILITY = 63  # of the two words that capset(2) takes; today's kernels know 40
+# What may forbid user namespaces: of each kernel, of Debian's, of Ubuntu's AppArmor.
+APPARMOR_SWITCH = "kernel.apparmor_restrict_unprivileged_userns"
+USER_NAMESPACE_SWITCHES = (
+    "user.max_user_namespaces",
+    "kernel.unprivileged_userns_clone",
+    APPARMOR_SWITCH,
+)
 CAPABILITY_VERSION_3 = 0x20080522
 
 
@@ -105,8 +112,8 @@ def _namespace_error(error: OSError, *, user_namespace: bool) -> LaunchError:
         remedy = "run krunclient with CAP_SYS_ADMIN, or as a user that is not root"
         return failed_call(what, "a mount namespace", error, remedy)
     remedy = "allow them: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone"
-    if _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == "1":
-        remedy = "allow them: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+    if switch(APPARMOR_SWITCH) == "1":
+        remedy = f"allow them: sysctl {APPARMOR_SWITCH}=0"
     return failed_call(what, "a user namespace", error, remedy)
 
 
@@ -133,9 +140,10 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def _read(path: str) -> str:
+def switch(name: str) -> str:
+    """The value of a sysctl(8), empty if this kernel has none of that name."""
     try:
-        with open(path) as file:
-            return file.read()
+        with open(f"/proc/sys/{name.replace('.', '/')}") as file:
+            return file.read().strip()
     except OSError:
         return ""

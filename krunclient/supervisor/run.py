@@ -106,6 +106,17 @@ def _announce_start(plan: Plan, log: Log) -> None:
             f" one: {MORE_OPEN_FILES}",
             open_files=plan.facts.open_files,
         )
+    processors, available = plan.facts.processors, plan.facts.available_mib
+    if guest.vcpus > processors or guest.memory_mib > available:
+        log.write(
+            events.OVERCOMMITTED,
+            f"{guest.vcpus} vCPU and {guest.memory_mib} MiB for the guest, where {processors}"
+            f" processors and {available} MiB are free: give it less by --cpus or --memory",
+            vcpus=guest.vcpus,
+            processors=processors,
+            memory_mib=guest.memory_mib,
+            available_mib=available,
+        )
 
 
 def _claim(plan: Plan, libc: Libc) -> tuple[PortClaim, tuple[int, ...]]:

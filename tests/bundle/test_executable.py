@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework import recorder
+from tests.framework import hosts, recorder
 from tests.framework.launch import Launcher, ignore_stops
 from tests.framework.namespaces import UNSHARE
 from tests.framework.paths import EXECUTABLE, SCRIPTS, TOP
@@ -148,6 +148,18 @@ def test_code_that_is_damaged_unseen_is_made_anew_by_the_next_start(
     manifest.write_text(text.replace(str(before.st_ctime_ns), str(module.stat().st_ctime_ns)))
     assert launcher.run("--check").status == 70
     assert launcher.run("--check").status in (0, 69)
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no KVM opens here")
+def test_check_says_that_a_vm_can_start_where_one_does(launcher: Launcher) -> None:
+    """Some machines have a KVM that opens, and on which no guest gets far."""
+    ended = launcher.run("--check")
+    (kvm,) = (line for line in ended.stdout.decode().splitlines() if " KVM: " in line)
+    if hosts.runs_microvms():
+        assert kvm.endswith("runs 16-bit and 64-bit guests")
+    else:
+        assert ended.status == 69
+        assert "it opens, and runs no " in kvm
 
 
 def test_a_cache_of_another_user_is_never_used(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def facts(
     machine: str = "x86_64",
     hard_limits: Mapping[str, int] | None = None,
     open_files: int = 2**20,
+    processors: int = 255,
+    available_mib: int = 2**20,
 ) -> HostFacts:
     pair = LibraryPair(
         libkrun="/a",
@@ -61,6 +63,8 @@ def facts(
         landlock_abi=landlock_abi,
         hard_limits=hard_limits or NO_LIMITS,
         open_files=open_files,
+        processors=processors,
+        available_mib=available_mib,
     )
 
 

@@ -196,6 +196,25 @@ def test_the_vmm_has_the_highest_limit_on_open_files_and_a_low_one_is_told(
         assert ended.stderr.decode() == f"{NR_OPEN} {NR_OPEN}\n"
 
 
+@pytest.mark.parametrize("sandbox", ["strict", "off"])
+def test_more_than_the_host_has_is_told_and_what_it_has_is_not(
+    prepared: tuple[Launcher, list[str | Path]], sandbox: str
+) -> None:
+    launcher, arguments = prepared
+    processors = len(os.sched_getaffinity(0))
+    fits = (f"--cpus={processors}", "--memory=64")
+    for asks in (fits, ("--cpus=255", "--memory=64"), ("--cpus=1", "--memory=1000000000")):
+        ended = launcher.run(*arguments, PORT, "--sandbox", sandbox, *asks)
+        assert ended.status == fake_vmm.STATUS
+        if asks is fits:
+            assert ended.stderr == b""
+        else:
+            (warning,) = ended.stderr.decode().splitlines()
+            assert warning.startswith("krunclient: warning: ")
+            assert f"where {processors} processors and " in warning
+            assert warning.endswith("give it less by --cpus or --memory")
+
+
 def test_a_host_that_allows_no_core_dumps_is_no_obstacle(
     prepared: tuple[Launcher, list[str | Path]],
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,20 @@ def as_user(launcher: Launcher, scratch: Path) -> Launcher:
     return replace(launcher, environment=environment, user=USER)
 
 
+def test_check_runs_guests_of_a_few_instructions_and_says_that_a_vm_can_start(
+    launcher: Launcher, as_user: Launcher
+) -> None:
+    for who in (launcher, as_user):
+        ended = who.run("--check")
+        lines = ended.stdout.decode().splitlines()
+        assert (ended.status, ended.stderr, lines[-1]) == (0, b"", "a VM can start")
+        (kvm,) = (line for line in lines if line.startswith("ok       KVM: "))
+        assert kvm.endswith(" API version 12, runs 16-bit and 64-bit guests")
+        report = json.loads(who.run("--check", "--log-format=json").stdout)
+        assert report["can_start"] is True
+        assert all(check["ok"] and check["found"] for check in report["checks"])
+
+
 @pytest.mark.usefixtures("no_user_namespaces")
 def test_without_user_namespaces_a_user_gets_69_and_root_starts(
     launcher: Launcher, as_user: Launcher, new_root: Callable[..., Path], port: int
@@ -45,6 +60,8 @@ def test_without_user_namespaces_a_user_gets_69_and_root_starts(
     report = as_user.run("--check")
     assert report.status == 69
     assert b"missing  sandbox: a user namespace" in report.stdout
+    assert b"missing  user namespaces: a user namespace" in report.stdout
+    assert b"user.max_user_namespaces=0" in launcher.run("--check").stdout
     assert launcher.run(root, str(port)).status == 3
 
 
