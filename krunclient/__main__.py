@@ -46,6 +46,10 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes], parent: int | Non
             text, status = check.run(given)
             _print(text)
             return status
+        if given.has(options.LIST):
+            from krunclient import listing
+
+            return _print(listing.run(given))
         architecture = facts.find_architecture()
         libc = libc_binding.load(architecture)
         settings = config.resolve(libc, given)

@@ -106,7 +106,7 @@ def help_text() -> str:
             "",
             *(f"  {left:<{width}}  {right}" for left, right in lines),
             "",
-            f"Each option but the last four can be set as {ENVIRONMENT_PREFIX}NAME in the",
+            f"Each option but the last five can be set as {ENVIRONMENT_PREFIX}NAME in the",
             "environment; a repeatable one takes one value a line. The command line wins.",
         ]
     )

@@ -486,6 +486,13 @@ CHECK = Option(
     action=True,
     help="report what this host offers and exit",
 )
+LIST = Option(
+    name="--list",
+    default=False,
+    convert=is_set,
+    action=True,
+    help="show the VMs that run, and exit",
+)
 VERSION = Option(
     name="--version",
     default=False,
@@ -501,7 +508,7 @@ OPTIONS = (
     *(CPUS, MEMORY, EXEC, GUEST_PORT, BIND, ALLOW, NETWORK, PASST, CLIENT_TIMEOUT),
     *(OVERLAY, STATE_DIR, OVERLAY_SIZE, VOLUME),
     *(USER, SANDBOX, GRACE_PERIOD, READY_TIMEOUT, DIE_WITH_PARENT, ENV, RLIMIT, LIBKRUN),
-    *(LIBKRUNFW, LOG_LEVEL, LOG_FORMAT, CONSOLE, PLAN, CHECK, VERSION, HELP),
+    *(LIBKRUNFW, LOG_LEVEL, LOG_FORMAT, CONSOLE, PLAN, CHECK, LIST, VERSION, HELP),
 )
 BY_NAME = {option.name: option for option in OPTIONS}
 SECRET_NAMES = tuple(option.name.encode() for option in OPTIONS if option.secret)

@@ -9,7 +9,7 @@ import time
 from krunclient import log as events
 from krunclient.bindings.libc import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK
 from krunclient.errors import reason
-from krunclient.supervisor.readiness import milliseconds_since_start
+from krunclient.supervisor import presence, usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +38,14 @@ class Announcer:
         """Whether anybody would hear of it."""
         return bool(self._plan.config.life.notify_socket) or self._log.writes(events.READY)
 
+    def phase(self, phase: str) -> None:
+        presence.show_phase(self._libc, phase)
+
     def confined(self) -> None:
         self._log.write(events.CONFINED, "the VMM is behind its walls, and makes the VM")
 
     def ready(self) -> None:
-        elapsed = milliseconds_since_start()
+        elapsed = round(usage.seconds_since_start("self") * 1000)
         listen = self._plan.config.policy.listen.text()
         text = f"{listen} accepts connections after {elapsed} ms"
         self._log.write(events.READY, text, milliseconds=elapsed)

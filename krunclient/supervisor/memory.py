@@ -5,21 +5,16 @@ from __future__ import annotations
 import ctypes
 import sys
 
+from krunclient.supervisor.usage import stat_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 
-def own_stat() -> list[bytes]:
-    """The fields of proc_pid_stat(5) of this process from the third on."""
-    with open("/proc/self/stat", "rb") as file:
-        # The name in parentheses may hold anything.
-        return file.read().rpartition(b")")[2].split()
-
-
 def read_areas() -> tuple[int, int, int, int]:
     """arg_start, arg_end, env_start, env_end of proc_pid_stat(5): addresses in this process."""
-    start, end, first, last = (int(field) for field in own_stat()[48 - 3 : 52 - 3])
+    start, end, first, last = (int(field) for field in stat_of("self")[48 - 3 : 52 - 3])
     return start, end, first, last
 
 

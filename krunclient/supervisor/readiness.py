@@ -6,7 +6,6 @@ import os
 import time
 
 from krunclient.supervisor import tcptable
-from krunclient.supervisor.memory import own_stat
 
 LOOKING_SECONDS = 0.2
 # Standard input, output and error are what krunclient was given: a file of any name.
@@ -41,9 +40,3 @@ def is_listening(port: int) -> bool:
     return any(
         local.endswith(ends) and state == tcptable.LISTEN for local, _, state in tcptable.sockets()
     )
-
-
-def milliseconds_since_start() -> int:
-    """How long this process has been there, to 10 ms: starttime of proc_pid_stat(5)."""
-    started = int(own_stat()[22 - 3]) / os.sysconf("SC_CLK_TCK")
-    return round((time.clock_gettime(time.CLOCK_BOOTTIME) - started) * 1000)

@@ -59,11 +59,12 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
     passt_child = (
         children.start(lambda *given: passt(plan, libc, *given), *wire[1:]) if wire else None
     )
-    from krunclient.supervisor import mappedport, verdict, watch
+    from krunclient.supervisor import mappedport, presence, verdict, watch
 
     for descriptor in wire:
         os.close(descriptor)
     process.set_dumpable(libc, False)
+    presence.be_found(libc, os.getpid())
     gc.enable()
     log.write(events.VMM_STARTED, f"the VMM is process {child.pid}", vmm_pid=child.pid)
     streams = _Streams()

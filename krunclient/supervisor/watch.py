@@ -128,6 +128,7 @@ class Watch:
             self._loop.watch(descriptor, READABLE, handler)
         if passt is not None:
             passt.watch(self._loop, self._look_at_port, self._on_passt_failure)
+        self._announce.phase(self._phase)
         self._start_timers()
         self._loop.run()
         _, wait_status, used = os.wait4(self._child.pid, 0)
@@ -187,6 +188,7 @@ class Watch:
             call, gone = lambda: self._on_call(sockets), self._on_listener_gone
             self._loop.watch(sockets.listener, READABLE, call, gone)
             self._phase = BOOTING  # the timer for readiness goes on
+            self._announce.phase(BOOTING)
             self._announce.confined()
             write_all(self._child.go, b"\n")
             os.close(self._child.go)
@@ -286,3 +288,4 @@ class Watch:
         """What is timed is so for a phase: its timers end with it."""
         self._phase = phase
         self._loop.cancel_timers()
+        self._announce.phase(phase)

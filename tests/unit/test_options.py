@@ -89,7 +89,7 @@ def test_what_needs_the_sandbox_is_refused_without_and_no_other(
 
 def test_only_actions_cant_be_set_in_the_environment() -> None:
     names = [option.name for option in OPTIONS if option.action]
-    assert names == ["--plan", "--check", "--version", "--help"]
+    assert names == ["--plan", "--check", "--list", "--version", "--help"]
 
 
 @pytest.mark.parametrize("name", ["KRUN_INIT", "HOSTNAME"])

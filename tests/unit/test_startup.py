@@ -46,6 +46,7 @@ BEFORE_THE_FORK = {
     "krunclient.supervisor.claims",
     "krunclient.supervisor.memory",
     "krunclient.supervisor.run",
+    "krunclient.supervisor.usage",
 }
 # What each of the two processes alone needs it imports after the fork, beside the other.
 IN_THE_VMM = {
@@ -67,6 +68,7 @@ IN_THE_SUPERVISOR = {
     "krunclient.supervisor.loop",
     "krunclient.supervisor.mappedport",
     "krunclient.supervisor.notifications",
+    "krunclient.supervisor.presence",
     "krunclient.supervisor.readiness",
     "krunclient.supervisor.sockets",
     "krunclient.supervisor.stalls",

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "vmm": (*FOUNDATION, "bindings", "model", "report", "plan", "host", "sandbox"),
     "passt": (*FOUNDATION, "bindings", "report", "plan", "sandbox", "usernet"),
 }
-ABOVE_ALL = ("__main__", "check")
+ABOVE_ALL = ("__main__", "check", "listing")
 
 MAX_FUNCTION_LINES = 60
 MAX_CLASS_LINES = 200

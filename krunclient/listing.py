@@ -1,0 +1,165 @@
+"""--list: the VMs of this network namespace, as /proc shows them; root sees everybody's."""
+
+from __future__ import annotations
+
+import os
+
+from krunclient import cli
+from krunclient import options as rows
+from krunclient.errors import HostError, UsageError
+from krunclient.log import one_line
+from krunclient.record import Record
+from krunclient.supervisor import usage
+from krunclient.supervisor.presence import NAME_PREFIX, PHASE_PREFIX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from krunclient.cli import Options
+
+NAMES = "/proc/net/unix"  # those of this network namespace, proc_pid_net(5)
+
+
+class Vm(Record):
+    """`pid` is the supervisor's, `user` its numeric id. `root` is ROOT_PATH as it was given."""
+
+    pid: int
+    user: int
+    root: str
+    port: int
+    phase: str
+    uptime_seconds: float
+    processor_seconds: float
+    memory_mib: float
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            *(str(self.pid), str(self.user), str(self.port), self.phase),
+            *(_elapsed(self.uptime_seconds), f"{self.processor_seconds:.1f} s"),
+            *(f"{self.memory_mib:.0f} MiB", one_line(self.root)),
+        )
+
+
+HEADS = ("PID", "USER", "PORT", "PHASE", "UPTIME", "PROCESSOR", "MEMORY", "ROOT_PATH")
+
+
+def run(options: Options) -> str:
+    """The list, by port. Raises UsageError for arguments, HostError for a /proc that can't be
+    read.
+    """
+    if options.arguments:
+        raise UsageError(
+            "can't read the command line",
+            f"{len(options.arguments)} arguments",
+            "--list takes options alone",
+            "give it no ROOT_PATH and no LOCAL_PORT",
+        )
+    vms = sorted(_find(os.geteuid()), key=lambda vm: (vm.port, vm.pid))
+    if options.value(rows.LOG_FORMAT) == "json":
+        import json
+
+        return json.dumps([vm.as_dict() for vm in vms], indent=2)
+    table = [HEADS, *(vm.cells() for vm in vms)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    )
+
+
+def _find(me: int) -> Iterator[Vm]:
+    """Those of a user; of all users, for root."""
+    children = _children()
+    for pid in _named():
+        try:
+            vm = _look_at(pid, children)
+        except OSError:
+            _check_that_it_is_not_hidden(pid)
+            continue
+        if vm is not None and me in (0, vm.user):
+            yield vm
+
+
+def _named() -> Iterator[int]:
+    """The process ids that names say."""
+    prefix = f" @{NAME_PREFIX}".encode()
+    with open(NAMES, "rb") as file:
+        for line in file:
+            number = line.partition(prefix)[2].strip()
+            if number.isdigit():
+                yield int(number)
+
+
+def _look_at(pid: int, children: Mapping[int, list[int]]) -> Vm | None:
+    """None for a process that is no supervisor: anybody can make a name. Raises OSError."""
+    with open(f"/proc/{pid}/status", "rb") as file:
+        fields = dict(line.split(b":", 1) for line in file)
+    name = fields[b"Name"].strip().decode("utf-8", "replace")
+    arguments = _arguments(pid)
+    if not name.startswith(PHASE_PREFIX) or arguments is None:
+        return None
+    used = usage.of(_tree(pid, children))
+    return Vm(
+        pid=pid,
+        user=int(fields[b"Uid"].split()[0]),
+        root=arguments[0],
+        port=int(arguments[1]),
+        phase=name.removeprefix(PHASE_PREFIX),
+        uptime_seconds=round(usage.seconds_since_start(pid), 2),
+        processor_seconds=round(used.processor_seconds, 2),
+        memory_mib=round(used.resident_bytes / 2**20, 1),
+    )
+
+
+def _arguments(pid: int) -> tuple[str, str] | None:
+    """ROOT_PATH and LOCAL_PORT. Python's own words come first, as many as there may be: the longest
+    end of the command line that krunclient takes is krunclient's. Raises OSError.
+    """
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        words = file.read().split(b"\0")[:-1]
+    for start in range(1, len(words)):
+        try:
+            root, port = cli.parse(words[start:], {}).arguments
+        except (UsageError, ValueError):
+            continue
+        if port.isdigit():
+            return root, port
+    return None
+
+
+def _children() -> dict[int, list[int]]:
+    """The children of each process."""
+    found: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                parent = int(usage.stat_of(name)[4 - 3])
+            except OSError:
+                continue  # it has ended
+            found.setdefault(parent, []).append(int(name))
+    return found
+
+
+def _tree(pid: int, children: Mapping[int, list[int]]) -> Iterator[int]:
+    yield pid
+    for child in children.get(pid, ()):
+        yield from _tree(child, children)
+
+
+def _check_that_it_is_not_hidden(pid: int) -> None:
+    """Raises HostError for a process of this user's that is there, and can't be seen in /proc."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return  # it has ended, or is another user's
+    what, why = "VMs can't be listed", f"it does not show process {pid}"
+    raise HostError(what, "/proc", why, "mount it without hidepid, or ask as root")
+
+
+def _elapsed(seconds: float) -> str:
+    """As ps(1) has it: `1-02:03:04`, `02:03:04`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{f'{days}-' if days else ''}{hour:02}:{minute:02}:{second:02}"
