@@ -50,7 +50,8 @@ class Life(Record):
 class Config(Record):
     """What is to be run, as the user asked for it.
 
-    `user` is None if the VMM keeps the user that started krunclient. `network` is `tsi` or `passt`.
+    `user` is None if the VMM keeps the user that started krunclient. `metrics` is the path of their
+    file, None without one. `network` is `tsi` or `passt`.
     The paths of passt and of the libraries are None if none was given, and may hold bytes that are
     no UTF-8, as surrogates. `search_path` is where programs are looked for, execvp(3).
     """
@@ -62,6 +63,7 @@ class Config(Record):
     user: User | None
     sandbox: bool
     console: bool
+    metrics: str | None
     network: str
     passt: str | None
     search_path: str
@@ -133,6 +135,7 @@ def resolve(libc: Libc, options: Options) -> Config:
         user=options.value(rows.USER),
         sandbox=_sandbox(options),
         console=options.value(rows.CONSOLE),
+        metrics=_metrics(options, local_port),
         network=_network_kind(options),
         passt=options.value(rows.PASST),
         search_path=_inherited(options, "PATH") or SEARCH_PATH,
@@ -153,6 +156,14 @@ def _sandbox(options: Options) -> bool:
                 "leave one of them out",
             )
     return False
+
+
+def _metrics(options: Options, local_port: str) -> str | None:
+    """In a directory, each VM has a file of its own."""
+    path = options.value(rows.METRICS)
+    if path is not None and os.path.isdir(path):
+        return os.path.join(path, f"krunclient-{local_port}.prom")
+    return path
 
 
 def _network_kind(options: Options) -> str:

@@ -78,6 +78,7 @@ LIBKRUN_NOTE = Event(
 )
 PASST = Event(name="passt", level="debug", when="passt said something")
 NOTIFY = Event(name="notify", level="warning", when="a service manager could not be told")
+METRICS = Event(name="metrics", level="warning", when="the file of metrics could not be written")
 FAILED = Event(
     name="failed",
     level="error",
@@ -91,7 +92,7 @@ CONSOLE = Event(
 )
 EVENTS = (
     *(START, FEW_OPEN_FILES, OVERCOMMITTED, VMM_STARTED, CONFINED, READY, STOPPING, FORCED, ENDED),
-    *(LIBKRUN, LIBKRUN_NOTE, PASST, NOTIFY, FAILED, CONSOLE),
+    *(LIBKRUN, LIBKRUN_NOTE, PASST, NOTIFY, METRICS, FAILED, CONSOLE),
 )
 
 

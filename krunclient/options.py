@@ -472,6 +472,13 @@ CONSOLE = Option(
     convert=is_set,
     help="guest kernel console and libkrun's log on stderr",
 )
+METRICS: Option[str | None] = Option(
+    name="--metrics",
+    metavar="PATH",
+    default=None,
+    convert=last(directory),
+    help="keep a file of metrics there, in Prometheus' text form",
+)
 PLAN = Option(
     name="--plan",
     default=False,
@@ -508,7 +515,7 @@ OPTIONS = (
     *(CPUS, MEMORY, EXEC, GUEST_PORT, BIND, ALLOW, NETWORK, PASST, CLIENT_TIMEOUT),
     *(OVERLAY, STATE_DIR, OVERLAY_SIZE, VOLUME),
     *(USER, SANDBOX, GRACE_PERIOD, READY_TIMEOUT, DIE_WITH_PARENT, ENV, RLIMIT, LIBKRUN),
-    *(LIBKRUNFW, LOG_LEVEL, LOG_FORMAT, CONSOLE, PLAN, CHECK, LIST, VERSION, HELP),
+    *(LIBKRUNFW, LOG_LEVEL, LOG_FORMAT, CONSOLE, METRICS, PLAN, CHECK, LIST, VERSION, HELP),
 )
 BY_NAME = {option.name: option for option in OPTIONS}
 SECRET_NAMES = tuple(option.name.encode() for option in OPTIONS if option.secret)

@@ -14,10 +14,13 @@ from krunclient.supervisor import presence, usage
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import resource
+    from collections.abc import Sequence
 
     from krunclient.bindings.libc import Libc
     from krunclient.log import Log
     from krunclient.plan import Plan
+    from krunclient.supervisor.loop import Loop
+    from krunclient.supervisor.metrics import Metrics
     from krunclient.supervisor.verdict import End
 
 
@@ -33,13 +36,51 @@ class Announcer:
         self._libc = libc
         self._log = log
         self._started = time.monotonic()
+        self._phase = ""
+        self._metrics: Metrics | None = None
+        self._told_of_metrics = False
 
     def is_asked_for_readiness(self) -> bool:
         """Whether anybody would hear of it."""
         return bool(self._plan.config.life.notify_socket) or self._log.writes(events.READY)
 
+    def begin(self, phase: str, children: Sequence[int]) -> None:
+        """Tell the first phase, and measure this process and its children from now on."""
+        path = self._plan.config.metrics
+        if path is not None:
+            from krunclient.supervisor.metrics import Metrics
+
+            config = self._plan.config
+            labels = {"root": config.files.root_path, "port": str(config.policy.listen.port)}
+            self._metrics = Metrics(path, labels, (os.getpid(), *children))
+        self.phase(phase)
+
     def phase(self, phase: str) -> None:
+        self._phase = phase
         presence.show_phase(self._libc, phase)
+        self._write_metrics()
+
+    def keep_metrics(self, loop: Loop) -> None:
+        """From now on, as long as the phase lasts, measure every few seconds."""
+        if self._metrics is not None:
+            seconds = self._metrics.SECONDS
+            loop.start_timer("metrics", seconds, lambda: self._measure_again(loop))
+
+    def _measure_again(self, loop: Loop) -> None:
+        self._write_metrics()
+        self.keep_metrics(loop)
+
+    def _write_metrics(self) -> None:
+        if self._metrics is None:
+            return
+        try:
+            self._metrics.write(self._phase, healthy=None)
+            self._told_of_metrics = False
+        except OSError as error:
+            if not self._told_of_metrics:
+                text = f"{self._plan.config.metrics} can't be written: {reason(error)}"
+                self._log.write(events.METRICS, text)
+            self._told_of_metrics = True
 
     def confined(self) -> None:
         self._log.write(events.CONFINED, "the VMM is behind its walls, and makes the VM")

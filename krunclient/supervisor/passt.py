@@ -241,6 +241,10 @@ class Passt:
         self._lines = 0
         self._sockets: PasstSockets | None = None
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     def watch(
         self, loop: Loop, called: Callable[[], None], failed: Callable[[LaunchError], None]
     ) -> None:

@@ -53,6 +53,10 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
         process.die_with(libc, parent)  # not before the claims: a change of user undoes it
     memory.hide_values(options.SECRET_NAMES)
     process.forbid_core_dumps(libc)
+    if plan.config.metrics is not None:
+        from krunclient.supervisor import metrics
+
+        metrics.claim(libc, plan.config.metrics)
     # What the guest's frames go by, from its card to passt.
     wire = socket_pair(libc) if plan.user_network is not None else ()
     child = children.start(lambda *given: vmm(plan, libc, *given), *wire[:1], *overlay_claim)
@@ -75,6 +79,8 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
         return verdict.status(end, plan.config.files.root_path)
     finally:
         streams.restore()
+        if plan.config.metrics is not None:
+            metrics.remove(plan.config.metrics, os.getpid())
 
 
 def _queue_stop_signals(libc: Libc) -> int:

@@ -128,7 +128,8 @@ class Watch:
             self._loop.watch(descriptor, READABLE, handler)
         if passt is not None:
             passt.watch(self._loop, self._look_at_port, self._on_passt_failure)
-        self._announce.phase(self._phase)
+        self._announce.begin(self._phase, [self._child.pid, *([passt.pid] if passt else [])])
+        self._announce.keep_metrics(self._loop)
         self._start_timers()
         self._loop.run()
         _, wait_status, used = os.wait4(self._child.pid, 0)
@@ -289,3 +290,4 @@ class Watch:
         self._phase = phase
         self._loop.cancel_timers()
         self._announce.phase(phase)
+        self._announce.keep_metrics(self._loop)
