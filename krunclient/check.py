@@ -168,7 +168,8 @@ class Check:
         return f"{pair.libkrunfw} ({pair.libkrunfw_origin}), Linux {kernel}"
 
     def _pair(self) -> LibraryPair:
-        return libraries.find(self._config.libkrun, self._config.libkrunfw, self._architecture)
+        given = self._config.paths
+        return libraries.find(given.libkrun, given.libkrunfw, self._architecture)
 
     def _user_namespaces(self) -> str:
         """None is a failure where one is needed."""
@@ -218,7 +219,7 @@ class Check:
     def _passt(self) -> str:
         """None is a failure where it is asked for."""
         try:
-            found = passt.find(self._config.passt, self._config.search_path)
+            found = passt.find(self._config.paths.passt, self._config.paths.search)
         except HostError:
             if self._config.network == "passt":
                 raise

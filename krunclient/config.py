@@ -8,7 +8,7 @@ from krunclient import model
 from krunclient import options as rows
 from krunclient.bindings.libc import SOCK_STREAM
 from krunclient.errors import UsageError
-from krunclient.model import Endpoint, Files, Guest, Network, Policy, Rlimit
+from krunclient.model import Endpoint, Files, Guest, HealthCheck, Network, Policy, Rlimit
 from krunclient.record import Record
 from krunclient.secret import Secret
 
@@ -36,39 +36,51 @@ NO_ROOT = "/dev/null/root"  # none, so that no overlay can be inside it
 
 
 class Life(Record):
-    """How a VM's life begins and ends. Times are in seconds, `ready_timeout` is None without one.
-
-    `notify_socket` is where sd_notify(3) sends to, empty if nobody waits.
-    """
+    """How a VM's life begins and ends, in seconds. `ready_timeout` is None without one."""
 
     grace_period: float
     ready_timeout: float | None
     die_with_parent: bool
+
+
+class Monitoring(Record):
+    """What is told of a VM, and to whom: `notify_socket` is where sd_notify(3) sends to, empty if
+    nobody waits, `metrics` the path of a file, None without one. `health` is None if nobody is to
+    ask the app.
+    """
+
     notify_socket: str
+    metrics: str | None
+    health: HealthCheck | None
+
+
+class Paths(Record):
+    """Of what is loaded or run, as the user asked for it: None for what was not named. They may
+    hold bytes that are no UTF-8, as surrogates. In `search` programs are looked for, execvp(3).
+    """
+
+    libkrun: str | None
+    libkrunfw: str | None
+    passt: str | None
+    search: str
 
 
 class Config(Record):
     """What is to be run, as the user asked for it.
 
-    `user` is None if the VMM keeps the user that started krunclient. `metrics` is the path of their
-    file, None without one. `network` is `tsi` or `passt`.
-    The paths of passt and of the libraries are None if none was given, and may hold bytes that are
-    no UTF-8, as surrogates. `search_path` is where programs are looked for, execvp(3).
+    `user` is None if the VMM keeps the user that started krunclient. `network` is `tsi` or `passt`.
     """
 
     guest: Guest
     files: Files
     policy: Policy
     life: Life
+    monitoring: Monitoring
     user: User | None
     sandbox: bool
     console: bool
-    metrics: str | None
     network: str
-    passt: str | None
-    search_path: str
-    libkrun: str | None
-    libkrunfw: str | None
+    paths: Paths
 
 
 def for_check(libc: Libc, options: Options) -> Config:
@@ -130,17 +142,22 @@ def resolve(libc: Libc, options: Options) -> Config:
             grace_period=options.value(rows.GRACE_PERIOD),
             ready_timeout=options.value(rows.READY_TIMEOUT),
             die_with_parent=options.value(rows.DIE_WITH_PARENT),
+        ),
+        monitoring=Monitoring(
             notify_socket=_inherited(options, "NOTIFY_SOCKET"),
+            metrics=_metrics(options, local_port),
+            health=_health(options),
         ),
         user=options.value(rows.USER),
         sandbox=_sandbox(options),
         console=options.value(rows.CONSOLE),
-        metrics=_metrics(options, local_port),
         network=_network_kind(options),
-        passt=options.value(rows.PASST),
-        search_path=_inherited(options, "PATH") or SEARCH_PATH,
-        libkrun=options.value(rows.LIBKRUN),
-        libkrunfw=options.value(rows.LIBKRUNFW),
+        paths=Paths(
+            libkrun=options.value(rows.LIBKRUN),
+            libkrunfw=options.value(rows.LIBKRUNFW),
+            passt=options.value(rows.PASST),
+            search=_inherited(options, "PATH") or SEARCH_PATH,
+        ),
     )
 
 
@@ -164,6 +181,24 @@ def _metrics(options: Options, local_port: str) -> str | None:
     if path is not None and os.path.isdir(path):
         return os.path.join(path, f"krunclient-{local_port}.prom")
     return path
+
+
+def _health(options: Options) -> HealthCheck | None:
+    path = options.value(rows.HEALTH_PATH)
+    others = (rows.HEALTH_INTERVAL, rows.HEALTH_TIMEOUT, rows.HEALTH_RETRIES, rows.HEALTH_ACTION)
+    if path is None:
+        for option in others:
+            if options.has(option):
+                what, why = f"{options.source(option)} can't be used", "nobody asks the app"
+                raise UsageError(what, option.name, why, f"give {rows.HEALTH_PATH.name} as well")
+        return None
+    return HealthCheck(
+        path=path,
+        interval=options.value(rows.HEALTH_INTERVAL),
+        timeout=options.value(rows.HEALTH_TIMEOUT),
+        retries=options.value(rows.HEALTH_RETRIES),
+        ends_vm=options.value(rows.HEALTH_ACTION) == "exit",
+    )
 
 
 def _network_kind(options: Options) -> str:

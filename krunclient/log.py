@@ -59,6 +59,13 @@ CONFINED = Event(name="confined", level="debug", when="the VMM is behind its wal
 READY = Event(
     name="ready", level="info", when="the port accepts connections", fields=("milliseconds",)
 )
+HEALTHY = Event(name="healthy", level="info", when="with `--health-path`: the app is well")
+UNHEALTHY = Event(
+    name="unhealthy",
+    level="warning",
+    when="with `--health-path`: it is not",
+    fields=("why",),
+)
 STOPPING = Event(name="stopping", level="info", when="the app is asked to stop", fields=("signal",))
 FORCED = Event(name="forced", level="info", when="the VM is ended by force", fields=("signal",))
 ENDED = Event(
@@ -91,7 +98,19 @@ CONSOLE = Event(
     when="with `--console`: a line of the guest's kernel or of libkrun's log",
 )
 EVENTS = (
-    *(START, FEW_OPEN_FILES, OVERCOMMITTED, VMM_STARTED, CONFINED, READY, STOPPING, FORCED, ENDED),
+    *(
+        START,
+        FEW_OPEN_FILES,
+        OVERCOMMITTED,
+        VMM_STARTED,
+        CONFINED,
+        READY,
+        HEALTHY,
+        UNHEALTHY,
+        STOPPING,
+        FORCED,
+        ENDED,
+    ),
     *(LIBKRUN, LIBKRUN_NOTE, PASST, NOTIFY, METRICS, FAILED, CONSOLE),
 )
 

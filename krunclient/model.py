@@ -142,6 +142,18 @@ class Policy(Record):
         return wanted is not None and any(network.holds(wanted) for network in self.allow)
 
 
+class HealthCheck(Record):
+    """How the app is asked whether it is well: GET `path`, by HTTP. Times are in seconds; after
+    `retries` bad answers in a row it is not. `ends_vm` tells whether that ends the VM.
+    """
+
+    path: str
+    interval: float
+    timeout: float
+    retries: int
+    ends_vm: bool
+
+
 # libkrun holds a descriptor for each file that the guest knows; an app with a package manager's
 # tree of libraries soon knows some ten thousands.
 FEW_OPEN_FILES = 16384

@@ -42,7 +42,7 @@ INIT_NAMES = ("HOSTNAME",)
 
 MAX_OVERLAY_MIB = 2**20
 MAX_ID = 2**32 - 2  # (uid_t)-1 means no id at all
-MAX_SECONDS = 86400
+MIN_SECONDS, MAX_SECONDS = 0.1, 86400
 MAX_OPEN_FILES = 2**20  # fs.nr_open of the guest's kernel
 RLIMIT_NAMES = {name.removeprefix("RLIMIT_").lower(): name for name in RLIMITS}
 UNLIMITED, RLIM_INFINITY = "unlimited", 2**64 - 1  # <linux/resource.h>
@@ -152,6 +152,27 @@ def seconds(source: str, text: str) -> float:
 def seconds_or_none(source: str, text: str) -> float | None:
     """0 is no limit."""
     return seconds(source, text) or None
+
+
+def positive_seconds(source: str, text: str) -> float:
+    found = seconds(source, text)
+    if found >= MIN_SECONDS:
+        return found
+    raise UsageError(
+        f"{source} can't be used", text[:40], "too short a time", f"give {MIN_SECONDS} or more"
+    )
+
+
+def http_path(source: str, text: str) -> str:
+    """The target of a request, RFC 9112: it becomes a line of one."""
+    if text.startswith("/") and all("!" <= character <= "~" for character in text):
+        return text
+    raise UsageError(
+        f"{source} can't be used",
+        text[:40],
+        "not a path of a URL",
+        "give one that begins with /, other characters than ASCII as %XX",
+    )
 
 
 def directory(_source: str, text: str) -> str:
@@ -472,6 +493,41 @@ CONSOLE = Option(
     convert=is_set,
     help="guest kernel console and libkrun's log on stderr",
 )
+HEALTH_PATH: Option[str | None] = Option(
+    name="--health-path",
+    metavar="PATH",
+    default=None,
+    convert=last(http_path),
+    help="GET this from the app, to see whether it is well",
+)
+HEALTH_INTERVAL: Option[float] = Option(
+    name="--health-interval",
+    metavar="SECONDS",
+    default=10,
+    convert=last(positive_seconds),
+    help="from one question to the next",
+)
+HEALTH_TIMEOUT: Option[float] = Option(
+    name="--health-timeout",
+    metavar="SECONDS",
+    default=5,
+    convert=last(positive_seconds),
+    help="how long an answer may take",
+)
+HEALTH_RETRIES = Option(
+    name="--health-retries",
+    metavar="N",
+    default=3,
+    convert=number(1, 1000),
+    help="after so many bad answers in a row the app is unhealthy",
+)
+HEALTH_ACTION = Option(
+    name="--health-action",
+    metavar="none|exit",
+    default="none",
+    convert=choice("none", "exit"),
+    help="what an unhealthy app leads to",
+)
 METRICS: Option[str | None] = Option(
     name="--metrics",
     metavar="PATH",
@@ -515,7 +571,9 @@ OPTIONS = (
     *(CPUS, MEMORY, EXEC, GUEST_PORT, BIND, ALLOW, NETWORK, PASST, CLIENT_TIMEOUT),
     *(OVERLAY, STATE_DIR, OVERLAY_SIZE, VOLUME),
     *(USER, SANDBOX, GRACE_PERIOD, READY_TIMEOUT, DIE_WITH_PARENT, ENV, RLIMIT, LIBKRUN),
-    *(LIBKRUNFW, LOG_LEVEL, LOG_FORMAT, CONSOLE, METRICS, PLAN, CHECK, LIST, VERSION, HELP),
+    *(LIBKRUNFW, LOG_LEVEL, LOG_FORMAT, CONSOLE),
+    *(HEALTH_PATH, HEALTH_INTERVAL, HEALTH_TIMEOUT, HEALTH_RETRIES, HEALTH_ACTION),
+    *(METRICS, PLAN, CHECK, LIST, VERSION, HELP),
 )
 BY_NAME = {option.name: option for option in OPTIONS}
 SECRET_NAMES = tuple(option.name.encode() for option in OPTIONS if option.secret)

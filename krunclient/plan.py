@@ -120,8 +120,8 @@ def as_json(plan: Plan) -> str:
         "sandbox": config.sandbox,
         "confinement": plan.confinement and _described(plan.confinement),
         "console": config.console,
-        "metrics": config.metrics,
         **config.life.as_dict(),
+        **config.monitoring.as_dict(),
     }
     return json.dumps(document, indent=2, default=_plain)
 

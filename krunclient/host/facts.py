@@ -64,7 +64,7 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
     check_volumes(config.files)
     root_path, exec_paths = config.files.root_path, config.guest.exec_paths
     exec_path = program.find(libc, root_path, exec_paths, architecture)
-    pair = libraries.find(config.libkrun, config.libkrunfw, architecture)
+    pair = libraries.find(config.paths.libkrun, config.paths.libkrunfw, architecture)
     programs = None
     if config.network == "passt":
         from krunclient.host import passt

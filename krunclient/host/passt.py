@@ -39,7 +39,7 @@ def programs(config: Config, architecture: Architecture, vmm_uid: int) -> Progra
         # In a user namespace of one user, root is that user on the host, and there is no other.
         user = NOBODY if _is_mapped(NOBODY.uid) else None
     return Programs(
-        passt=find(config.passt, config.search_path),
+        passt=find(config.paths.passt, config.paths.search),
         guest_program=find_guest_program(architecture),
         user=user,
     )

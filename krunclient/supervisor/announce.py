@@ -37,16 +37,17 @@ class Announcer:
         self._log = log
         self._started = time.monotonic()
         self._phase = ""
+        self._healthy: bool | None = None
         self._metrics: Metrics | None = None
         self._told_of_metrics = False
 
     def is_asked_for_readiness(self) -> bool:
         """Whether anybody would hear of it."""
-        return bool(self._plan.config.life.notify_socket) or self._log.writes(events.READY)
+        return bool(self._plan.config.monitoring.notify_socket) or self._log.writes(events.READY)
 
     def begin(self, phase: str, children: Sequence[int]) -> None:
         """Tell the first phase, and measure this process and its children from now on."""
-        path = self._plan.config.metrics
+        path = self._plan.config.monitoring.metrics
         if path is not None:
             from krunclient.supervisor.metrics import Metrics
 
@@ -56,7 +57,7 @@ class Announcer:
         self.phase(phase)
 
     def phase(self, phase: str) -> None:
-        self._phase = phase
+        self._phase, self._healthy = phase, None
         presence.show_phase(self._libc, phase)
         self._write_metrics()
 
@@ -74,11 +75,11 @@ class Announcer:
         if self._metrics is None:
             return
         try:
-            self._metrics.write(self._phase, healthy=None)
+            self._metrics.write(self._phase, healthy=self._healthy)
             self._told_of_metrics = False
         except OSError as error:
             if not self._told_of_metrics:
-                text = f"{self._plan.config.metrics} can't be written: {reason(error)}"
+                text = f"{self._plan.config.monitoring.metrics} can't be written: {reason(error)}"
                 self._log.write(events.METRICS, text)
             self._told_of_metrics = True
 
@@ -91,6 +92,22 @@ class Announcer:
         text = f"{listen} accepts connections after {elapsed} ms"
         self._log.write(events.READY, text, milliseconds=elapsed)
         self._notify(b"READY=1")
+
+    def health(self, healthy: bool, why: str) -> None:
+        """Told after each answer that counts; only a change is news, but for a watchdog."""
+        if healthy:
+            self._notify(b"WATCHDOG=1")
+        if healthy == self._healthy:
+            return
+        self._healthy = healthy
+        word = "healthy" if healthy else "unhealthy"
+        presence.show_phase(self._libc, word)
+        self._write_metrics()
+        if healthy:
+            self._log.write(events.HEALTHY, "the app is healthy")
+        else:
+            self._log.write(events.UNHEALTHY, f"the app is unhealthy: {why}", why=why)
+        self._notify(f"STATUS={word}{': ' if why else ''}{why}".encode())
 
     def stop_requested(self) -> None:
         self._notify(b"STOPPING=1")
@@ -123,7 +140,7 @@ class Announcer:
         )
 
     def _notify(self, state: bytes) -> None:
-        where = self._plan.config.life.notify_socket
+        where = self._plan.config.monitoring.notify_socket
         if not where:
             return
         try:

@@ -53,10 +53,10 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
         process.die_with(libc, parent)  # not before the claims: a change of user undoes it
     memory.hide_values(options.SECRET_NAMES)
     process.forbid_core_dumps(libc)
-    if plan.config.metrics is not None:
+    if plan.config.monitoring.metrics is not None:
         from krunclient.supervisor import metrics
 
-        metrics.claim(libc, plan.config.metrics)
+        metrics.claim(libc, plan.config.monitoring.metrics)
     # What the guest's frames go by, from its card to passt.
     wire = socket_pair(libc) if plan.user_network is not None else ()
     child = children.start(lambda *given: vmm(plan, libc, *given), *wire[:1], *overlay_claim)
@@ -75,12 +75,13 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
     try:
         port = mappedport.MappedPort(libc, plan.config.policy, port_claim)
         user_network = _supervised_passt(plan, libc, log, port, passt_child)
-        end = watch.Watch(plan, libc, log, port, child).run(signals, user_network)
+        launch = watch.Launch(plan=plan, libc=libc, log=log, port=port, child=child)
+        end = watch.Watch(launch).run(signals, user_network)
         return verdict.status(end, plan.config.files.root_path)
     finally:
         streams.restore()
-        if plan.config.metrics is not None:
-            metrics.remove(plan.config.metrics, os.getpid())
+        if plan.config.monitoring.metrics is not None:
+            metrics.remove(plan.config.monitoring.metrics, os.getpid())
 
 
 def _queue_stop_signals(libc: Libc) -> int:

@@ -97,6 +97,15 @@ def not_ready(plan: Plan, limit: float) -> LaunchError:
     )
 
 
+def unhealthy(plan: Plan, why: str) -> LaunchError:
+    return VmError(
+        "the app is unhealthy",
+        plan.config.files.root_path,
+        why,
+        "see what it prints; --health-action none lets it go on",
+    )
+
+
 def port_is_lost(plan: Plan) -> LaunchError:
     listen, why = plan.config.policy.listen, "another program has taken it"
     return BusyError("LOCAL_PORT can't be used", listen.text(), why, "try again")

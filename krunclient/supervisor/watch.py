@@ -35,15 +35,13 @@ from krunclient.supervisor.verdict import End
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from krunclient.bindings.libc import Libc
     from krunclient.log import Log
+    from krunclient.model import HealthCheck
     from krunclient.plan import Plan
     from krunclient.supervisor.children import Child
+    from krunclient.supervisor.health import Health
     from krunclient.supervisor.passt import Passt
-
-    Supervise = Callable[[int], "Supervised"]
 
 SETUP = "setup"  # the VMM puts its walls up
 BOOTING = "booting"  # libkrun makes the VM, and the guest starts
@@ -55,8 +53,6 @@ MAX_PIPE_BYTES = 2**20  # of a user that is not root, pipe(7)
 ENDING_SECONDS = 5  # for the kernel to free a large guest's memory
 EXIT_SECONDS = 0.5  # for the kernel to end a process that has no guest yet
 REPEAT_SECONDS = 1.0
-# Without a sandbox nobody tells that the guest listens: the host's table of sockets is read.
-LISTENING_CHECK_SECONDS = 0.05
 
 
 class Supervised(Record):
@@ -69,12 +65,23 @@ class Supervised(Record):
     stalls: StalledSends | None
 
 
-def supervise(plan: Plan, libc: Libc, port: MappedPort, child: Child, listener: int) -> Supervised:
+class Launch(Record):
+    """What there is when a VMM has been forked."""
+
+    plan: Plan
+    libc: Libc
+    log: Log
+    port: MappedPort
+    child: Child
+
+
+def supervise(launch: Launch, listener: int) -> Supervised:
     """`listener` is the number that the child's seccomp listener has there. Raises OSError."""
+    plan, libc, child = launch.plan, launch.libc, launch.child
     architecture, in_memory = plan.facts.architecture, plan.config.files.overlay is None
     return Supervised(
         sockets=SocketSupervisor(
-            *(libc, architecture, plan.config.policy, port),
+            *(libc, architecture, plan.config.policy, launch.port),
             Notifications(libc, child.pid, child.pidfd, listener),
         ),
         layer=MemoryLayer(child.pid) if in_memory else None,
@@ -100,12 +107,10 @@ class Stop:
 class Watch:
     """The phase, and a handler for each thing that can happen in it."""
 
-    def __init__(self, plan: Plan, libc: Libc, log: Log, port: MappedPort, child: Child) -> None:
-        self._plan = plan
-        self._port = port
-        self._child = child
-        self._announce = Announcer(plan, libc, log)
-        self._supervise: Supervise = lambda number: supervise(plan, libc, port, child, number)
+    def __init__(self, launch: Launch) -> None:
+        plan, log = launch.plan, launch.log
+        self._launch = launch
+        self._announce = Announcer(plan, launch.libc, log)
         self._loop = Loop()
         self._report = Report()
         self._libkrun_log = LibkrunLog(log, console=plan.config.console)
@@ -113,6 +118,7 @@ class Watch:
         self._phase = SETUP if plan.confinement else BOOTING
         self._stop: Stop | None = None
         self._failure: LaunchError | None = None
+        self._health: Health | None = None
 
     def run(self, signals: int, passt: Passt | None = None) -> End:
         """Watch until the VMM has ended, and end `passt` then. `signals` is a signalfd(2) of what
@@ -120,34 +126,34 @@ class Watch:
         """
         for descriptor, handler in (
             (signals, lambda: self._on_signal(signals)),
-            (self._child.log, self._on_log),
-            (self._child.report, self._on_report),
-            (self._child.pidfd, self._loop.stop),
+            (self._launch.child.log, self._on_log),
+            (self._launch.child.report, self._on_report),
+            (self._launch.child.pidfd, self._loop.stop),
         ):
             os.set_blocking(descriptor, False)
             self._loop.watch(descriptor, READABLE, handler)
         if passt is not None:
             passt.watch(self._loop, self._look_at_port, self._on_passt_failure)
-        self._announce.begin(self._phase, [self._child.pid, *([passt.pid] if passt else [])])
+        self._announce.begin(self._phase, [self._launch.child.pid, *([passt.pid] if passt else [])])
         self._announce.keep_metrics(self._loop)
         self._start_timers()
         self._loop.run()
-        _, wait_status, used = os.wait4(self._child.pid, 0)
+        _, wait_status, used = os.wait4(self._launch.child.pid, 0)
         if passt is not None:
             passt.end()
         # What was written before the end is still in the pipes, as much as they hold.
         for _ in range(MAX_PIPE_BYTES // PIPE_READ_BYTES):
-            self._libkrun_log.feed(self._loop.read(self._child.log))
-        self._report.feed(self._loop.read(self._child.report))
+            self._libkrun_log.feed(self._loop.read(self._launch.child.log))
+        self._report.feed(self._loop.read(self._launch.child.report))
         self._report.take_listener()
         layer = self._supervised and self._supervised.layer
         end = End(
             wait_status=wait_status,
-            was_set_up=self._supervised is not None or self._plan.confinement is None,
+            was_set_up=self._supervised is not None or self._launch.plan.confinement is None,
             stop_signal=self._stop.signal if self._stop else None,
             forced=self._stop is not None and self._stop.forced,
             failure=self._failure,
-            reported=self._report.error(self._plan.config.files.root_path),
+            reported=self._report.error(self._launch.plan.config.files.root_path),
             without_status=self._libkrun_log.without_status,
             cause=self._libkrun_log.reason(),
             lost_mib=layer.written_mib() if layer else None,
@@ -157,29 +163,31 @@ class Watch:
         return end
 
     def _start_timers(self) -> None:
-        limit = self._plan.config.life.ready_timeout
+        limit = self._launch.plan.config.life.ready_timeout
         if limit is not None:
-            self._loop.start_timer("ready", limit, lambda: self._on_ready_timeout(limit))
-        unsupervised = self._plan.confinement is None
+            error = verdict.not_ready(self._launch.plan, limit)
+            self._loop.start_timer("ready", limit, lambda: self._fail(error))
+        unsupervised = self._launch.plan.confinement is None
         if unsupervised and (limit is not None or self._announce.is_asked_for_readiness()):
-            self._look_for_listener()
+            port = self._launch.plan.config.policy.listen.port
+            readiness.when_listening(self._loop, port, self._become_ready)
 
     # What the child says
 
     def _on_log(self) -> None:
-        self._libkrun_log.feed(self._loop.read(self._child.log))
+        self._libkrun_log.feed(self._loop.read(self._launch.child.log))
         if self._libkrun_log.thread_panic and self._failure is None:
-            self._fail(verdict.thread_panicked(self._plan, self._libkrun_log.thread_panic))
+            self._fail(verdict.thread_panicked(self._launch.plan, self._libkrun_log.thread_panic))
 
     def _on_report(self) -> None:
         """The child is under its filter and waits to be let go, or it tells why it could not."""
-        self._report.feed(self._loop.read(self._child.report))
+        self._report.feed(self._loop.read(self._launch.child.report))
         if self._report.is_full:
-            self._loop.unwatch(self._child.report)
+            self._loop.unwatch(self._launch.child.report)
         listener = self._report.take_listener()
         if listener is not None and self._phase == SETUP:
             try:
-                self._supervised = self._supervise(listener)
+                self._supervised = supervise(self._launch, listener)
             except OSError as error:
                 # A VMM that was killed meanwhile has no descriptors any more, and is about to end.
                 if not self._has_ended(EXIT_SECONDS):
@@ -191,8 +199,8 @@ class Watch:
             self._phase = BOOTING  # the timer for readiness goes on
             self._announce.phase(BOOTING)
             self._announce.confined()
-            write_all(self._child.go, b"\n")
-            os.close(self._child.go)
+            write_all(self._launch.child.go, b"\n")
+            os.close(self._launch.child.go)
 
     def _on_call(self, sockets: SocketSupervisor) -> None:
         """The VMM wants to bind, connect or listen."""
@@ -200,9 +208,9 @@ class Watch:
         self._look_at_port()
 
     def _look_at_port(self) -> None:
-        if self._phase == BOOTING and self._port.is_lost:
-            self._fail(verdict.port_is_lost(self._plan))
-        elif self._phase == BOOTING and self._port.is_listening:
+        if self._phase == BOOTING and self._launch.port.is_lost:
+            self._fail(verdict.port_is_lost(self._launch.plan))
+        elif self._phase == BOOTING and self._launch.port.is_listening:
             self._become_ready()
 
     def _on_passt_failure(self, error: LaunchError) -> None:
@@ -217,22 +225,23 @@ class Watch:
         """
         self._loop.start_timer("ending", ENDING_SECONDS, self._kill)
 
-    # Readiness
-
-    def _look_for_listener(self) -> None:
-        if readiness.is_listening(self._plan.config.policy.listen.port):
-            self._become_ready()
-        else:
-            self._loop.start_timer("listener", LISTENING_CHECK_SECONDS, self._look_for_listener)
-
     def _become_ready(self) -> None:
         self._enter(READY)
         self._announce.ready()
         if self._supervised is not None and self._supervised.stalls is not None:
             self._supervised.stalls.keep_widening(self._loop)
+        check = self._launch.plan.config.monitoring.health
+        if check is not None:
+            from krunclient.supervisor.health import Health
 
-    def _on_ready_timeout(self, limit: float) -> None:
-        self._fail(verdict.not_ready(self._plan, limit))
+            listen = self._launch.plan.config.policy.listen
+            self._health = Health(self._launch.libc, check, listen, self._loop, self._on_health)
+            self._health.start()
+
+    def _on_health(self, check: HealthCheck, healthy: bool, why: str) -> None:
+        self._announce.health(healthy, why)
+        if not healthy and check.ends_vm:
+            self._fail(verdict.unhealthy(self._launch.plan, why))
 
     # The end
 
@@ -253,17 +262,19 @@ class Watch:
         if not has_started:
             self._force(stop, f"signal {stop.signal} before the app has started")
             return
-        grace, why = self._plan.config.life.grace_period, "the grace period is over"
+        grace, why = self._launch.plan.config.life.grace_period, "the grace period is over"
         self._loop.start_timer("grace", grace, lambda: self._force(stop, why))
         self._announce.app_is_asked_to_stop(stop.signal)
         # libkrun types ^C on the guest's console: the app gets SIGINT.
-        os.kill(self._child.pid, SIGINT)
+        os.kill(self._launch.child.pid, SIGINT)
         if self._supervised is not None and self._supervised.stalls is not None:
             self._supervised.stalls.keep_releasing(self._loop)
 
     def _app_has_started(self) -> bool:
         try:
-            return readiness.app_has_started(self._child.pid, self._plan.facts.exec_path)
+            return readiness.app_has_started(
+                self._launch.child.pid, self._launch.plan.facts.exec_path
+            )
         except OSError:
             return True  # if /proc can't be read, assume that the app runs
 
@@ -280,14 +291,16 @@ class Watch:
 
     def _has_ended(self, within: float = 0) -> bool:
         """Whether the VMM has ended by itself, and that has not been looked at yet."""
-        return bool(select.select([self._child.pidfd], [], [], within)[0])
+        return bool(select.select([self._launch.child.pidfd], [], [], within)[0])
 
     def _kill(self) -> None:
-        os.kill(self._child.pid, SIGKILL)
+        os.kill(self._launch.child.pid, SIGKILL)
 
     def _enter(self, phase: str) -> None:
         """What is timed is so for a phase: its timers end with it."""
         self._phase = phase
         self._loop.cancel_timers()
+        if self._health is not None:
+            self._health.stop()
         self._announce.phase(phase)
         self._announce.keep_metrics(self._loop)

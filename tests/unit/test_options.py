@@ -27,7 +27,12 @@ SAMPLES = {
     "--ready-timeout": "5",
     "--overlay": "/o",
     "--state-dir": "/o",
+    "--metrics": "/o",
+    "--health-path": "/up",
 }
+# What an option is of use with alone.
+WITH_A_PATH = ("--health-interval", "--health-timeout", "--health-retries", "--health-action")
+COMPANIONS = dict.fromkeys(WITH_A_PATH, "--health-path=/")
 
 
 def documented() -> dict[str, tuple[str, str]]:
@@ -67,7 +72,7 @@ def test_each_default_is_a_value_that_can_be_given(option: options.Option[object
     if option.action or text is None:
         return
     if option.metavar:
-        settings(f"{option.name}={text}")
+        settings(f"{option.name}={text}", COMPANIONS.get(option.name, "--cpus=1"))
     else:
         settings(option.name)
 
@@ -79,7 +84,8 @@ def test_what_needs_the_sandbox_is_refused_without_and_no_other(
     text = SAMPLES.get(option.name, options.default_text(option))
     if option.action or text is None or option is options.SANDBOX:
         return
-    words = (option.name, text) if option.metavar else (option.name,)
+    value = [text] if option.metavar else []
+    words = [option.name, *value, COMPANIONS.get(option.name, "--cpus=1")]
     if option.needs_sandbox:
         with pytest.raises(UsageError, match="it is the sandbox that keeps it"):
             settings(*words, "--sandbox=off")

@@ -57,7 +57,8 @@ def imported_rooms(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module == "krunclient":
-            names = [f"krunclient.{alias.name}" for alias in node.names]
+            # __version__ is everybody's.
+            names = [f"krunclient.{a.name}" for a in node.names if not a.name.startswith("__")]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module or ""]
         else:
