@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 
 from krunclient.bindings.libc import SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM
 from krunclient.errors import reason
@@ -49,11 +50,11 @@ class Health:
         self._socket: int | None = None
         self._head = b""
         self._received = 0
+        self._began = 0.0
 
     def start(self) -> None:
         """The timers end with the phase that they were started in; `stop` ends the rest."""
-        self.stop()
-        self._loop.start_timer("health", self._check.interval, self.start)
+        self._began = time.monotonic()
         self._loop.start_timer("health-timeout", self._check.timeout, self._on_timeout)
         self._head, self._received = b"", 0
         flags = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK
@@ -121,12 +122,18 @@ class Health:
             self._bad(f"no answer after {seconds}")
 
     def _good(self) -> None:
-        self.stop()
+        self._rest()
         self._failures = 0
         self._told(self._check, True, "")
 
     def _bad(self, why: str) -> None:
-        self.stop()
+        self._rest()
         self._failures += 1
         if self._failures >= self._check.retries:
             self._told(self._check, False, why)
+
+    def _rest(self) -> None:
+        """Until an interval after the question, or no longer where its answer took that long."""
+        self.stop()
+        rest = self._began + self._check.interval - time.monotonic()
+        self._loop.start_timer("health", max(0, rest), self.start)

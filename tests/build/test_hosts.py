@@ -94,10 +94,12 @@ def test_another_host_goes_on_as_long_as_hosts_get_further(
     assert ends(host, monkeypatch, iter(["passed a\n", "passed b\n", "passed c\n", 0])) == 4
 
 
-def test_a_second_host_that_gets_no_further_is_the_last(
+def test_the_second_host_in_a_row_that_gets_no_further_is_the_last(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ends(host, monkeypatch, iter(["passed a\n", UNEXPECTED_END, 0])) == 2
+    stuck = UNEXPECTED_END
+    assert ends(host, monkeypatch, iter(["passed a\n", stuck, stuck, 0])) == 3
+    assert ends(host, monkeypatch, iter(["passed a\n", stuck, "passed b\n", stuck, 0])) == 5
 
 
 def test_hosts_that_all_end_early_are_not_started_for_ever(

@@ -29,6 +29,7 @@ MEMORY_GIB = 6
 INHERITED = ("PATH", "PYTHONPATH", "KRUNCLIENT_LIBKRUN", "KRUNCLIENT_LIBKRUNFW")
 UNEXPECTED_END = 255
 MAX_HOSTS = 6  # one after the other
+MAX_IN_VAIN = 2  # of them, one after the other, in which not one test came to its end
 
 # QEMU's emulation of several processors is not free of races when a kernel patches its own code,
 # as KVM does with each first and last VM: hosts with two have crashed, and one hung.
@@ -110,10 +111,11 @@ class Host:
 
     def run(self) -> int:
         """A host that crashed or hung says nothing about the test that was running: then another
-        one goes on with that test. If it gets no further, that is the end.
+        one goes on with that test. If two in a row get no further, that is the end.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         self.outcomes.write_bytes(b"")
+        in_vain = 0
         for number in range(1, MAX_HOSTS + 1):
             known = self.outcomes.stat().st_size
             status = self._run_once()
@@ -122,7 +124,8 @@ class Host:
             console = self.directory / "console.log"
             kept = console.rename(self.directory / f"console-{number}.log")
             print(f"\nthe emulated host ended early (its console: {kept})", flush=True)
-            if number > 1 and self.outcomes.stat().st_size == known:
+            in_vain = in_vain + 1 if self.outcomes.stat().st_size == known else 0
+            if in_vain == MAX_IN_VAIN:
                 break
         return status
 
