@@ -19,8 +19,9 @@ What they stand on:
     sandbox                      the walls around the children, and the ties between the processes
     bindings                     C functions and what differs between architectures
 
-`check` is --check, and `zipapp` the executable's first stage. `__main__` runs the stages and is
-the only place that maps errors to exit statuses.
+Above all of them are `__main__`, which runs the stages and is the only place that maps errors to
+exit statuses, `check` for --check, with its `rehearsal` of a launch, and `listing` for --list.
+`zipapp` is the executable's first stage.
 """
 
 __version__ = "0.1.0"

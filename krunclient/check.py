@@ -1,40 +1,27 @@
-"""--check: what this host offers for a VM, one line each, with what to do if it is missing.
-
-It plays both processes: a child goes through what the VMM does to itself, by the same functions,
-and this process supervises it as a launch would.
-"""
+"""--check: what this host offers for a VM, one line each, with what to do if it is missing."""
 
 from __future__ import annotations
 
 import os
 import re
-import select
 
-from krunclient import config, plan, report
+from krunclient import config, plan
 from krunclient import options as rows
 from krunclient.bindings import libc as libc_binding
 from krunclient.bindings.arch import X86_64
-from krunclient.bindings.libc import AF_INET, SOCK_CLOEXEC, SOCK_STREAM
-from krunclient.errors import SEE_CHECK, SEE_LIMITS, HostError, VmError, unexpected
+from krunclient.errors import SEE_CHECK, HostError, PermissionDeniedError, unexpected
 from krunclient.host import facts, kvm, libraries, passt, vcpu
 from krunclient.log import one_line
-from krunclient.model import FEW_OPEN_FILES, INIT_FILE, KVM, MORE_OPEN_FILES, Endpoint
+from krunclient.model import FEW_OPEN_FILES, KVM, MORE_OPEN_FILES
 from krunclient.record import Record
-from krunclient.report import Report
-from krunclient.sandbox import confinement, privileges, process
-from krunclient.sandbox.confine import Supervisor, confine
-from krunclient.secret import Secret
-from krunclient.supervisor import children
-from krunclient.supervisor.claims import PortClaim
-from krunclient.supervisor.mappedport import MappedPort
-from krunclient.supervisor.notifications import Notifications, supervision_error
-from krunclient.supervisor.sockets import SocketSupervisor
+from krunclient.rehearsal import Rehearsal
+from krunclient.sandbox import privileges
+from krunclient.supervisor import cgroup
 from krunclient.vmm import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import NoReturn
 
     from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
@@ -42,14 +29,11 @@ if TYPE_CHECKING:
     from krunclient.config import Config
     from krunclient.errors import LaunchError
     from krunclient.model import LibraryPair
-    from krunclient.supervisor.children import Child
 
     Row = tuple[str, Callable[[], str]]
 
+LIMITS_NEED_IT = "which only --cpu-quota, --memory-max and --pids-max need"
 SEE_LOG = "see what the kernel's log says"
-DONE = 3  # the status of a child that did what it was to do: a library may end it before
-# An address that no policy allows (TEST-NET-1 of RFC 5737): the call never reaches the network.
-REFUSED = Endpoint(packed=bytes((192, 0, 2, 1)), port=1)
 
 
 class Finding(Record):
@@ -115,6 +99,7 @@ class Check:
         self._libc = libc
         self._architecture = architecture
         self._config = config
+        self._rehearsal = Rehearsal(libc, architecture, config)
 
     def rows(self) -> tuple[Row, ...]:
         return (
@@ -127,16 +112,17 @@ class Check:
             ("user namespaces", self._user_namespaces),
             ("sandbox", self._sandbox),
             ("Landlock", self._landlock),
+            ("cgroups", self._cgroups),
             ("open files", self._open_files),
             ("passt", self._passt),
         )
 
     def _kvm(self) -> str:
-        self._in_child(lambda _supervisor: kvm.check())
+        self._rehearsal.in_child(lambda _supervisor: kvm.check())
         about = f"{KVM}, {kvm.rights(KVM)}, API version {kvm.KVM_API_VERSION}"
         if self._architecture is not X86_64:
             return f"{about}; whether guests run was not tried"
-        self._in_child(lambda _supervisor: vcpu.run_guests())
+        self._rehearsal.in_child(lambda _supervisor: vcpu.run_guests())
         return f"{about}, runs {vcpu.MODES} guests"
 
     def _processors(self) -> str:
@@ -155,7 +141,7 @@ class Check:
     def _libkrun(self) -> str:
         pair = self._pair()
         # What a library does when it is loaded, and may end its process by, is done to a child.
-        self._in_child(lambda _supervisor: start.load(self._libc, pair))
+        self._rehearsal.in_child(lambda _supervisor: start.load(self._libc, pair))
         version = os.path.realpath(pair.libkrun).rpartition(".so.")[2]
         known = f", version {version}" if version.replace(".", "").isdigit() else ""
         return f"{pair.libkrun} ({pair.libkrun_origin}){known}, API {pair.features.generation}"
@@ -175,7 +161,7 @@ class Check:
         """None is a failure where one is needed."""
         switches = ", ".join(f"{name}={value}" for name, value in self._namespace_switches())
         try:
-            self._in_child(
+            self._rehearsal.in_child(
                 lambda _supervisor: privileges.enter_namespaces(self._libc, user_namespace=True)
             )
         except HostError as error:
@@ -200,7 +186,7 @@ class Check:
             plan.check_that_root_stays_whole(self._config, self._pair())
             return "off"
         walls = ["mount namespace", "overlayfs", "seccomp notifications"]
-        self._in_child(self._confine)
+        self._rehearsal.in_child(self._rehearsal.confine)
         needs_user_namespace = facts.vmm_uid(self._config) != 0
         return ", ".join(["user namespace", *walls] if needs_user_namespace else walls)
 
@@ -208,6 +194,23 @@ class Check:
         """No Landlock is no failure: it is the second wall."""
         abi = facts.landlock_abi(self._libc)
         return f"ABI {abi}" if abi else "this kernel has none; the sandbox stands without it"
+
+    def _cgroups(self) -> str:
+        """None of this user's is a failure where limits are asked for."""
+        limits = self._config.limits
+        try:
+            own = cgroup.find()
+            if limits is not None:
+                cgroup.check(own, limits)
+            is_own = os.access(own, os.W_OK)
+        except (HostError, OSError) as error:
+            if limits is not None:
+                raise
+            return f"none ({unexpected(error).why}), {LIMITS_NEED_IT}"
+        if limits is not None and not is_own:
+            what, why = cgroup.WHAT, "it is not this user's"
+            raise PermissionDeniedError(what, own, why, f"{cgroup.DELEGATE}, or as root")
+        return own if is_own else f"{own}, not this user's, {LIMITS_NEED_IT}"
 
     def _open_files(self) -> str:
         """Few are no failure: it depends on the guest how many it needs."""
@@ -228,82 +231,3 @@ class Check:
             passt.check_cards(self._pair())
             passt.find_guest_program(self._architecture)
         return found
-
-    def _confine(self, supervisor: Supervisor) -> None:
-        """What the VMM does, and one call that the supervisor must refuse."""
-        # Whether there is a KVM is another check's question.
-        device = KVM if os.path.exists(KVM) else os.devnull
-        walls = confinement.make(
-            self._config.guest,
-            self._config.files,
-            user=self._config.user,
-            vmm_uid=facts.vmm_uid(self._config),
-            landlock_abi=facts.landlock_abi(self._libc),
-            hard_limits=facts.hard_limits(self._libc),
-            window_mib=0,
-            init_file=INIT_FILE,
-            kvm_device=device,
-        )
-        confine(walls, self._libc, self._architecture, supervisor, Secret(""), {})
-        socket = self._libc.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)
-        address = REFUSED.sockaddr(AF_INET)
-        try:
-            self._libc.connect(socket, address, len(address))
-        except PermissionError:
-            return
-        why, remedy = "a call that it must refuse went through", "please report it"
-        raise VmError("the sandbox can't be made", "supervision of sockets", why, remedy)
-
-    def _in_child(self, action: Callable[[Supervisor], object]) -> None:
-        """Do something as the user that the VMM runs as, supervised as the VMM is.
-
-        Raises the error that it ended with.
-        """
-
-        def main(parent: int, pipes: tuple[int, ...]) -> NoReturn:
-            _, report_to, go = pipes
-            process.die_with(self._libc, parent)
-            if self._config.user is not None:
-                privileges.switch_user(self._config.user)
-                process.die_with(self._libc, parent)
-            action(Supervisor(pid=parent, report=report_to, go=go))
-            os._exit(DONE)
-
-        child = children.start(main)
-        told, status = Report(), 0
-        try:
-            while data := os.read(child.report, report.MAX_BYTES):
-                told.feed(data)
-                listener = told.take_listener()
-                if listener is not None:
-                    self._answer_one_call(child, listener)
-        finally:
-            os.close(child.go)
-            _, status = os.waitpid(child.pid, 0)
-            for descriptor in (child.report, child.log, child.pidfd):
-                os.close(descriptor)
-        failure = told.error("a child of --check")
-        if failure is not None:
-            raise failure
-        if os.waitstatus_to_exitcode(status) != DONE:
-            how = f"by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "by itself"
-            what, why = "the check has ended", f"it was ended {how} before it was done"
-            raise VmError(what, "a child of --check", why, SEE_LIMITS)
-
-    def _answer_one_call(self, child: Child, listener: int) -> None:
-        """The supervisor's half. Raises LaunchError."""
-        port = MappedPort(self._libc, self._config.policy, PortClaim(self._libc, -1, ()))
-        try:
-            sockets = SocketSupervisor(
-                *(self._libc, self._architecture, self._config.policy, port),
-                Notifications(self._libc, child.pid, child.pidfd, listener),
-            )
-        except OSError as error:
-            raise supervision_error("the VMM's", error) from None
-        os.write(child.go, b"\n")
-        # The child's one call, or its end.
-        poll = select.poll()
-        for descriptor in (sockets.listener, child.pidfd):
-            poll.register(descriptor, select.POLLIN)
-        poll.poll()
-        sockets.answer()

@@ -8,7 +8,7 @@ from krunclient import model
 from krunclient import options as rows
 from krunclient.bindings.libc import SOCK_STREAM
 from krunclient.errors import UsageError
-from krunclient.model import Endpoint, Files, Guest, HealthCheck, Network, Policy, Rlimit
+from krunclient.model import Endpoint, Files, Guest, HealthCheck, Limits, Network, Policy, Rlimit
 from krunclient.record import Record
 from krunclient.secret import Secret
 
@@ -68,7 +68,8 @@ class Paths(Record):
 class Config(Record):
     """What is to be run, as the user asked for it.
 
-    `user` is None if the VMM keeps the user that started krunclient. `network` is `tsi` or `passt`.
+    `limits` is None without any, `user` if the VMM keeps the user that started krunclient.
+    `network` is `tsi` or `passt`.
     """
 
     guest: Guest
@@ -76,6 +77,7 @@ class Config(Record):
     policy: Policy
     life: Life
     monitoring: Monitoring
+    limits: Limits | None
     user: User | None
     sandbox: bool
     console: bool
@@ -148,6 +150,7 @@ def resolve(libc: Libc, options: Options) -> Config:
             metrics=_metrics(options, local_port),
             health=_health(options),
         ),
+        limits=_limits(options),
         user=options.value(rows.USER),
         sandbox=_sandbox(options),
         console=options.value(rows.CONSOLE),
@@ -181,6 +184,15 @@ def _metrics(options: Options, local_port: str) -> str | None:
     if path is not None and os.path.isdir(path):
         return os.path.join(path, f"krunclient-{local_port}.prom")
     return path
+
+
+def _limits(options: Options) -> Limits | None:
+    limits = Limits(
+        cpu_percent=options.value(rows.CPU_QUOTA),
+        memory_mib=options.value(rows.MEMORY_MAX),
+        pids=options.value(rows.PIDS_MAX),
+    )
+    return limits if any(value is not None for value in limits.as_dict().values()) else None
 
 
 def _health(options: Options) -> HealthCheck | None:

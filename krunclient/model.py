@@ -142,6 +142,16 @@ class Policy(Record):
         return wanted is not None and any(network.holds(wanted) for network in self.allow)
 
 
+class Limits(Record):
+    """Of the VMM's processes on the host: percent of one processor, MiB of memory, processes and
+    threads. None is no limit.
+    """
+
+    cpu_percent: int | None
+    memory_mib: int | None
+    pids: int | None
+
+
 class HealthCheck(Record):
     """How the app is asked whether it is well: GET `path`, by HTTP. Times are in seconds; after
     `retries` bad answers in a row it is not. `ends_vm` tells whether that ends the VM.

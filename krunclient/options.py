@@ -46,6 +46,7 @@ MIN_SECONDS, MAX_SECONDS = 0.1, 86400
 MAX_OPEN_FILES = 2**20  # fs.nr_open of the guest's kernel
 RLIMIT_NAMES = {name.removeprefix("RLIMIT_").lower(): name for name in RLIMITS}
 UNLIMITED, RLIM_INFINITY = "unlimited", 2**64 - 1  # <linux/resource.h>
+MAX_PIDS = 2**22  # PID_MAX_LIMIT of <linux/threads.h>
 MAX_CPUS = 255  # krun_set_vm_config takes them as uint8_t
 # The bundled kernel starts with 64 MiB; with 32 it does not fit, and libkrun aborts.
 MIN_MEMORY_MIB = 64
@@ -419,6 +420,27 @@ SANDBOX = Option(
     convert=choice("strict", "off"),
     help="confine the VMM, or do not",
 )
+CPU_QUOTA: Option[int | None] = Option(
+    name="--cpu-quota",
+    metavar="PERCENT",
+    default=None,
+    convert=number(1, 100 * MAX_CPUS),
+    help="processor time of the VM, 100 for one processor's",
+)
+MEMORY_MAX: Option[int | None] = Option(
+    name="--memory-max",
+    metavar="MIB",
+    default=None,
+    convert=number(MIN_MEMORY_MIB, MAX_MEMORY_MIB),
+    help="memory of the VM on the host, its RAM and all else",
+)
+PIDS_MAX: Option[int | None] = Option(
+    name="--pids-max",
+    metavar="N",
+    default=None,
+    convert=number(1, MAX_PIDS),
+    help="processes and threads of the VM on the host",
+)
 GRACE_PERIOD: Option[float] = Option(
     name="--grace-period",
     metavar="SECONDS",
@@ -570,7 +592,19 @@ HELP = Option(
 OPTIONS = (
     *(CPUS, MEMORY, EXEC, GUEST_PORT, BIND, ALLOW, NETWORK, PASST, CLIENT_TIMEOUT),
     *(OVERLAY, STATE_DIR, OVERLAY_SIZE, VOLUME),
-    *(USER, SANDBOX, GRACE_PERIOD, READY_TIMEOUT, DIE_WITH_PARENT, ENV, RLIMIT, LIBKRUN),
+    *(
+        USER,
+        SANDBOX,
+        CPU_QUOTA,
+        MEMORY_MAX,
+        PIDS_MAX,
+        GRACE_PERIOD,
+        READY_TIMEOUT,
+        DIE_WITH_PARENT,
+        ENV,
+        RLIMIT,
+        LIBKRUN,
+    ),
     *(LIBKRUNFW, LOG_LEVEL, LOG_FORMAT, CONSOLE),
     *(HEALTH_PATH, HEALTH_INTERVAL, HEALTH_TIMEOUT, HEALTH_RETRIES, HEALTH_ACTION),
     *(METRICS, PLAN, CHECK, LIST, VERSION, HELP),

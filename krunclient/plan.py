@@ -116,6 +116,7 @@ def as_json(plan: Plan) -> str:
         "egress_cidrs": plan.egress_cidrs,
         "network": config.network,
         "user_network": plan.user_network and _network(plan.user_network),
+        "limits": config.limits,
         "user": config.user,
         "sandbox": config.sandbox,
         "confinement": plan.confinement and _described(plan.confinement),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.log import Log
     from krunclient.plan import Plan
+    from krunclient.supervisor.cgroup import Cgroup
     from krunclient.supervisor.children import Child
     from krunclient.supervisor.claims import PortClaim
     from krunclient.supervisor.mappedport import MappedPort
@@ -53,35 +54,71 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
         process.die_with(libc, parent)  # not before the claims: a change of user undoes it
     memory.hide_values(options.SECRET_NAMES)
     process.forbid_core_dumps(libc)
-    if plan.config.monitoring.metrics is not None:
-        from krunclient.supervisor import metrics
-
-        metrics.claim(libc, plan.config.monitoring.metrics)
-    # What the guest's frames go by, from its card to passt.
-    wire = socket_pair(libc) if plan.user_network is not None else ()
-    child = children.start(lambda *given: vmm(plan, libc, *given), *wire[:1], *overlay_claim)
-    passt_child = (
-        children.start(lambda *given: passt(plan, libc, *given), *wire[1:]) if wire else None
-    )
-    from krunclient.supervisor import mappedport, presence, verdict, watch
-
-    for descriptor in wire:
-        os.close(descriptor)
-    process.set_dumpable(libc, False)
-    presence.be_found(libc, os.getpid())
-    gc.enable()
-    log.write(events.VMM_STARTED, f"the VMM is process {child.pid}", vmm_pid=child.pid)
-    streams = _Streams()
+    cgroup, streams = _limited(plan), _Streams()
+    metrics = _claim_metrics(plan, libc)
     try:
+        given = (plan, libc, cgroup, overlay_claim)
+        child, passt_child = _fork(*given, vmm=vmm, passt=passt)
+        from krunclient.supervisor import mappedport, presence, verdict, watch
+
+        process.set_dumpable(libc, False)
+        presence.be_found(libc, os.getpid())
+        gc.enable()
+        log.write(events.VMM_STARTED, f"the VMM is process {child.pid}", vmm_pid=child.pid)
         port = mappedport.MappedPort(libc, plan.config.policy, port_claim)
         user_network = _supervised_passt(plan, libc, log, port, passt_child)
-        launch = watch.Launch(plan=plan, libc=libc, log=log, port=port, child=child)
+        launch = watch.Launch(plan=plan, libc=libc, log=log, port=port, child=child, cgroup=cgroup)
         end = watch.Watch(launch).run(signals, user_network)
         return verdict.status(end, plan.config.files.root_path)
     finally:
         streams.restore()
-        if plan.config.monitoring.metrics is not None:
-            metrics.remove(plan.config.monitoring.metrics, os.getpid())
+        metrics()
+        if cgroup is not None:
+            cgroup.remove()
+
+
+def _fork(
+    plan: Plan,
+    libc: Libc,
+    cgroup: Cgroup | None,
+    overlay_claim: tuple[int, ...],
+    *,
+    vmm: Main,
+    passt: Main,
+) -> tuple[Child, Child | None]:
+    """The VMM, and passt if there is a network card. Children are born in their parent's cgroup."""
+    # What the guest's frames go by, from its card to passt.
+    wire = socket_pair(libc) if plan.user_network is not None else ()
+    if cgroup is not None:
+        cgroup.enter()
+    child = children.start(lambda *given: vmm(plan, libc, *given), *wire[:1], *overlay_claim)
+    passt_child = (
+        children.start(lambda *given: passt(plan, libc, *given), *wire[1:]) if wire else None
+    )
+    if cgroup is not None:
+        cgroup.leave()
+    for descriptor in wire:
+        os.close(descriptor)
+    return child, passt_child
+
+
+def _limited(plan: Plan) -> Cgroup | None:
+    if plan.config.limits is None:
+        return None
+    from krunclient.supervisor.cgroup import Cgroup
+
+    return Cgroup(plan.config.limits)
+
+
+def _claim_metrics(plan: Plan, libc: Libc) -> Callable[[], None]:
+    """Returns what removes them at the end."""
+    path = plan.config.monitoring.metrics
+    if path is None:
+        return lambda: None
+    from krunclient.supervisor import metrics
+
+    metrics.claim(libc, path)
+    return lambda: metrics.remove(path, os.getpid())
 
 
 def _queue_stop_signals(libc: Libc) -> int:

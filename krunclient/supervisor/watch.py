@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from krunclient.log import Log
     from krunclient.model import HealthCheck
     from krunclient.plan import Plan
+    from krunclient.supervisor.cgroup import Cgroup
     from krunclient.supervisor.children import Child
     from krunclient.supervisor.health import Health
     from krunclient.supervisor.passt import Passt
@@ -73,6 +74,7 @@ class Launch(Record):
     log: Log
     port: MappedPort
     child: Child
+    cgroup: Cgroup | None = None
 
 
 def supervise(launch: Launch, listener: int) -> Supervised:
@@ -146,7 +148,7 @@ class Watch:
             self._libkrun_log.feed(self._loop.read(self._launch.child.log))
         self._report.feed(self._loop.read(self._launch.child.report))
         self._report.take_listener()
-        layer = self._supervised and self._supervised.layer
+        layer, cgroup = self._supervised and self._supervised.layer, self._launch.cgroup
         end = End(
             wait_status=wait_status,
             was_set_up=self._supervised is not None or self._launch.plan.confinement is None,
@@ -155,7 +157,7 @@ class Watch:
             failure=self._failure,
             reported=self._report.error(self._launch.plan.config.files.root_path),
             without_status=self._libkrun_log.without_status,
-            cause=self._libkrun_log.reason(),
+            cause=(cgroup.reason() if cgroup else "") or self._libkrun_log.reason(),
             lost_mib=layer.written_mib() if layer else None,
         )
         if end.had_a_vm:

@@ -29,6 +29,9 @@ SAMPLES = {
     "--state-dir": "/o",
     "--metrics": "/o",
     "--health-path": "/up",
+    "--cpu-quota": "50",
+    "--memory-max": "600",
+    "--pids-max": "100",
 }
 # What an option is of use with alone.
 WITH_A_PATH = ("--health-interval", "--health-timeout", "--health-retries", "--health-action")
