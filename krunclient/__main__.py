@@ -56,7 +56,7 @@ def run(argv: Sequence[bytes], environ: Mapping[bytes, bytes], parent: int | Non
         log = log.with_context(root=settings.files.root_path, port=settings.policy.listen.port)
         resolved = plan.make(settings, facts.probe(libc, architecture, settings))
         if given.has(options.PLAN):
-            return _print(plan.as_json(resolved))
+            return _print(plan.as_json(resolved, given.origins()))
         parent = parent or os.getppid()
         return supervisor.run(
             resolved, libc, log, parent, vmm=_late(_vmm_main), passt=_late(_passt_main)

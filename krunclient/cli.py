@@ -50,6 +50,14 @@ class Options(Record):
         """Where an option was given, to name it in an error."""
         return self.given[option.name].source if self.has(option) else option.name
 
+    def origins(self) -> dict[str, str]:
+        """Where the value of each option comes from: its name or its variable's, or `default`."""
+        return {
+            option.name: self.source(option) if self.has(option) else "default"
+            for option in OPTIONS
+            if not option.action
+        }
+
     def value(self, option: Option[Value]) -> Value:
         """What was given, converted, or the default. Raises UsageError."""
         if not self.has(option):

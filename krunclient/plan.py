@@ -10,6 +10,7 @@ from krunclient.secret import Secret
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from krunclient.config import Config
@@ -90,14 +91,17 @@ def _confinement(config: Config, facts: HostFacts, network: UserNetwork | None) 
     )
 
 
-def as_json(plan: Plan) -> str:
-    """The plan as one JSON object, each secret as `***`."""
+def as_json(plan: Plan, origins: Mapping[str, str]) -> str:
+    """The plan as one JSON object, each secret as `***`. `origins` tells where each option's value
+    comes from.
+    """
     # A launch does not print its plan and need not pay for this import.
     import json
 
     config, facts = plan.config, plan.facts
     pair = facts.libraries
     document = {
+        "origins": origins,
         "root_path": config.files.root_path,
         "machine": facts.architecture.machine,
         "libraries": {**pair.as_dict(), "api": pair.features.generation},

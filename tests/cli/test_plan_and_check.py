@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from krunclient.options import OPTIONS
 from tests.framework import fake_vmm, recorder
 from tests.framework.launch import Launcher
 from tests.framework.namespaces import UNSHARE, with_own_dev
@@ -36,6 +37,21 @@ def test_the_plan_is_one_json_object_with_the_secret_hidden(root: Path, tmp_path
     assert (plan["libraries"]["libkrun_origin"], plan["libraries"]["api"]) == ("given", "2.x")
     assert plan["confinement"]["user_namespace"] == (os.geteuid() != 0)
     assert b"hidden" not in ended.stdout
+
+
+def test_the_plan_says_where_each_value_comes_from(root: Path, tmp_path: Path) -> None:
+    launcher, (*libraries, _) = fake_vmm.prepare(tmp_path)
+    ended = launcher.run(
+        *libraries, "--plan", "--memory=256", root, "30555",
+        env={"KRUNCLIENT_MEMORY": "512", "KRUNCLIENT_CPUS": "2", "KRUNCLIENT_USER": ""},
+    )  # fmt: skip
+    plan = json.loads(ended.stdout)
+    origins = plan["origins"]
+    assert (plan["memory_mib"], origins["--memory"]) == (256, "--memory")
+    assert (plan["vcpus"], origins["--cpus"]) == (2, "KRUNCLIENT_CPUS")
+    assert origins["--libkrun"] == "--libkrun"
+    assert {origins["--user"], origins["--exec"], origins["--env"]} == {"default"}
+    assert list(origins) == [option.name for option in OPTIONS if not option.action]
 
 
 def test_the_plan_needs_a_kvm_as_a_launch_does(launcher: Launcher, root: Path) -> None:

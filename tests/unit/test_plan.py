@@ -15,7 +15,7 @@ from tests.framework.stages import V1_13, V1_19, V2, facts, planned, settings
 
 
 def printed(of: Plan) -> dict[str, Any]:
-    found = json.loads(plan.as_json(of))
+    found = json.loads(plan.as_json(of, {}))
     assert isinstance(found, dict)
     return found
 
