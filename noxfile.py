@@ -115,6 +115,12 @@ def rootfs(session: nox.Session) -> None:
     build_rootfs(session)
 
 
+@nox.session(venv_backend="none")
+def manual(session: nox.Session) -> None:
+    """Write krunclient(1) and bash's completion into build/manual."""
+    session.run(sys.executable, "dist-scripts/manual.py", env=PYTHONPATH, external=True)
+
+
 @nox.session
 def distribute(session: nox.Session) -> None:
     """Copy the root file system into the app directories named after --, or into all of them.
