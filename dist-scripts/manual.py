@@ -13,6 +13,7 @@ from pathlib import Path
 
 from krunclient import __version__, options
 from krunclient.cli import USAGE
+from krunclient.log import FORMATS, LEVELS
 from krunclient.options import ENVIRONMENT_PREFIX, OPTIONS, Option
 
 TOP = Path(__file__).resolve().parent.parent
@@ -24,12 +25,12 @@ file system, with a program at /bin/app. The guest's port 80 appears on LOCAL_PO
 and INTERNAL_SECRET of the environment reach the program, and its standard output and error are
 krunclient's. What follows -- are the program's arguments.
 
-ROOT_PATH is never changed: what the guest writes is in memory and gone at the end, unless --overlay,
---state-dir or --volume says where it is to stay. The guest connects to what --allow names, and to
-nothing else. The VMM, which the guest may take over, is confined.
+ROOT_PATH is never changed: what the guest writes is in memory and gone at the end, unless
+--overlay, --state-dir or --volume says where it is to stay. The guest connects to what --allow
+names, and to nothing else. The VMM, which the guest may take over, is confined.
 
-SIGTERM, SIGINT, SIGHUP and SIGQUIT ask the program to stop: it gets SIGINT, has the grace period, and
-then the VM is ended. A second signal ends it at once."""
+SIGTERM, SIGINT, SIGHUP and SIGQUIT ask the program to stop: it gets SIGINT, has the grace period,
+and then the VM is ended. A second signal ends it at once."""
 
 EXAMPLES = (
     ("Boot an app, and see its answer:", "krunclient app 8080 &\ncurl http://127.0.0.1:8080/"),
@@ -96,9 +97,9 @@ def man_page() -> Iterator[str]:
         yield escaped(f"{option.help}{f' ({default})' if default else ''}{more}")
     yield ".SH ENVIRONMENT"
     yield escaped(
-        f"Each option that takes no place of a launch can be set as {ENVIRONMENT_PREFIX} and its"
-        f" name, {options.MEMORY.variable}=1024 say; a flag by 1; a repeatable option by one value a"
-        " line. The command line wins. A variable of that prefix that is no option is an error."
+        f"Each option of a launch can be set as {ENVIRONMENT_PREFIX} and its name,"
+        f" {options.MEMORY.variable}=1024 say; a flag by 1; a repeatable option by one value a line."
+        " The command line wins. A variable of that prefix that is no option is an error."
     )
     yield from (".TP", r"\fBHOST\fR, \fBINTERNAL_SECRET\fR", "reach the app.")
     yield from (".TP", r"\fBNOTIFY_SOCKET\fR", "is told of readiness and of a stop, sd_notify(3).")
@@ -152,7 +153,7 @@ def completion() -> str:
 
 def choices(option: Option[object]) -> list[str]:
     """Those that its metavar names, `tsi|passt`, or its help."""
-    known = {options.LOG_LEVEL.name: options.LEVELS, options.LOG_FORMAT.name: options.FORMATS}
+    known = {options.LOG_LEVEL.name: LEVELS, options.LOG_FORMAT.name: FORMATS}
     if option.name in known:
         return list(known[option.name])
     return option.metavar.split("|") if "|" in option.metavar else []

@@ -34,7 +34,7 @@ def test_the_page_has_nothing_to_warn_of(mandoc: Path, page: Path) -> None:
 def test_the_page_shows_each_option_with_its_default_and_each_status(
     mandoc: Path, page: Path
 ) -> None:
-    command = [mandoc, "-Tutf8", "-Owidth=200", page]
+    command: list[str | Path] = [mandoc, "-Tutf8", "-Owidth=200", page]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     # What is bold is struck twice, and what is underlined over a line.
     plain = " ".join(re.sub(".\b", "", shown).split())
@@ -54,7 +54,15 @@ def completed(tmp_path: Path, *words: str) -> list[str]:
         'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _krunclient 2>/dev/null;'
         ' printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    command = ["bash", "-c", script, "bash", tmp_path / "completion", "krunclient", *words]
+    command: list[str | Path] = [
+        "bash",
+        "-c",
+        script,
+        "bash",
+        tmp_path / "completion",
+        "krunclient",
+        *words,
+    ]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     return found.stdout.split()
 
