@@ -98,8 +98,8 @@ def man_page() -> Iterator[str]:
     yield ".SH ENVIRONMENT"
     yield escaped(
         f"Each option of a launch can be set as {ENVIRONMENT_PREFIX} and its name,"
-        f" {options.MEMORY.variable}=1024 say; a flag by 1; a repeatable option by one value a line."
-        " The command line wins. A variable of that prefix that is no option is an error."
+        f" {options.MEMORY.variable}=1024 say; a flag by 1; a repeatable option by one value a"
+        " line. The command line wins. A variable of that prefix that is no option is an error."
     )
     yield from (".TP", r"\fBHOST\fR, \fBINTERNAL_SECRET\fR", "reach the app.")
     yield from (".TP", r"\fBNOTIFY_SOCKET\fR", "is told of readiness and of a stop, sd_notify(3).")
