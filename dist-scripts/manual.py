@@ -1,6 +1,6 @@
 """Write krunclient(1) and bash's completion into build/manual, from the rows of the options.
 
-Run by `nox -s manual`. What README.md has in tables is taken from there.
+Run by `nox -s manual`. What docs/REFERENCE.md has in tables is taken from there.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def man_page() -> Iterator[str]:
 
 
 def table(head: str) -> Iterator[tuple[str, ...]]:
-    """The rows of a table of README.md, without the marks of its language."""
-    text = (TOP / "README.md").read_text().partition(head)[2].partition("\n\n")[0]
+    """The rows of a table of docs/REFERENCE.md, without the marks of its language."""
+    text = (TOP / "docs/REFERENCE.md").read_text().partition(head)[2].partition("\n\n")[0]
     for line in text.splitlines()[2:]:
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", line.replace("`", ""))
         yield tuple(cell.strip() for cell in plain.strip("|").split("|"))

@@ -26,7 +26,7 @@ PATIENCE_MILLISECONDS = 1000  # how long to wait for a slow reader; then lines a
 
 
 class Event(Record):
-    """One row of the README's table. The name, for machines, is the same in every version."""
+    """One row of docs/OPERATIONS.md's table. `name`, for machines, is the same in each version."""
 
     name: str
     level: str

@@ -171,8 +171,8 @@ def test_an_event_has_the_fields_of_its_row_and_no_other() -> None:
         log.write(PLAIN, "text", field=1)
 
 
-def test_the_readme_has_a_line_for_each_event_with_its_fields() -> None:
-    table = (TOP / "README.md").read_text().partition("| event | when | fields |")[2]
+def test_the_document_has_a_line_for_each_event_with_its_fields() -> None:
+    table = (TOP / "docs/OPERATIONS.md").read_text().partition("| event | when | fields |")[2]
     lines = table.partition("\n\n")[0].splitlines()[2:]
     documented = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [cells[0] for cells in documented] == [f"`{event.name}`" for event in EVENTS]

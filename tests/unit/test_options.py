@@ -1,4 +1,4 @@
-"""The rows say the same everywhere: on the command line, in --help, in the README."""
+"""The rows say the same everywhere: on the command line, in --help, in docs/REFERENCE.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from krunclient.options import OPTIONS
 from tests.framework.paths import TOP
 from tests.framework.stages import settings
 
-README = (TOP / "README.md").read_text()
+REFERENCE = (TOP / "docs/REFERENCE.md").read_text()
 # What needs a host: a user to become, or a variable to pass.
 SAMPLES = {
     "--user": None,
@@ -39,8 +39,8 @@ COMPANIONS = dict.fromkeys(WITH_A_PATH, "--health-path=/")
 
 
 def documented() -> dict[str, tuple[str, str]]:
-    """What the README's table says of each option: how its value is called, and its default."""
-    table = README.partition("| option | default | meaning |")[2].partition("\n\n")[0]
+    """What the document's table says of each option: how its value is called, and its default."""
+    table = REFERENCE.partition("| option | default | meaning |")[2].partition("\n\n")[0]
     found: dict[str, tuple[str, str]] = {}
     for line in table.splitlines()[2:]:
         names, default, _ = (
@@ -52,7 +52,7 @@ def documented() -> dict[str, tuple[str, str]]:
     return found
 
 
-def test_the_readme_has_each_option_with_its_value_and_default_in_the_same_order() -> None:
+def test_the_document_has_each_option_with_its_value_and_default_in_the_same_order() -> None:
     assert list(documented()) == [option.name for option in OPTIONS]
     for option in OPTIONS:
         metavar, default = documented()[option.name]
