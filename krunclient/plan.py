@@ -125,6 +125,7 @@ def as_json(plan: Plan, origins: Mapping[str, str]) -> str:
         "sandbox": config.sandbox,
         "confinement": plan.confinement and _described(plan.confinement),
         "console": config.console,
+        "interactive": facts.terminal,
         **config.life.as_dict(),
         **config.monitoring.as_dict(),
     }

@@ -29,8 +29,8 @@ class HostFacts(Record):
     """`exec_path` is the guest's program, absolute in the guest. `vmm_uid` is who the VMM runs as,
     `landlock_abi` 0 if the kernel has no Landlock, `hard_limits` this process's own by name.
     `open_files` is the highest limit on them that this process can have, `processors` how many it
-    may run on, `available_mib` how much memory a new program can have. `passt` are the programs of
-    `--network passt`, None without.
+    may run on, `available_mib` how much memory a new program can have. `terminal` tells whether a
+    user types and looks at one. `passt` are the programs of `--network passt`, None without.
     """
 
     architecture: Architecture
@@ -42,6 +42,7 @@ class HostFacts(Record):
     open_files: int
     processors: int
     available_mib: int
+    terminal: bool = False
     passt: Programs | None = None
 
 
@@ -83,6 +84,7 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
         open_files=open_files(libc),
         processors=processors(),
         available_mib=memory_mib("MemAvailable"),
+        terminal=config.console and is_at_terminal(),
         passt=programs,
     )
 
@@ -137,6 +139,14 @@ def memory_mib(name: str) -> int:
     with open("/proc/meminfo", "rb") as file:
         fields = dict(line.split(b":", 1) for line in file)
     return int(fields[name.encode()].split()[0]) // 1024
+
+
+def is_at_terminal() -> bool:
+    """Whether standard input and output are a terminal that this process is in front at."""
+    try:
+        return os.isatty(1) and os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False  # no terminal, or another session's
 
 
 def vmm_uid(config: Config) -> int:

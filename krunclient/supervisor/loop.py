@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     Handler = Callable[[], None]
 
 PIPE_READ_BYTES = 65536
+MAX_PIPE_BYTES = 2**20  # of a user that is not root, pipe(7)
 READABLE, WRITABLE = select.POLLIN, select.POLLOUT
 
 
@@ -54,6 +55,11 @@ class Loop:
         if not data:
             self.unwatch(descriptor)
         return data
+
+    def drain(self, descriptor: int, feed: Callable[[bytes], None]) -> None:
+        """Feed what a process that has ended left in its pipe, as much as that holds."""
+        for _ in range(MAX_PIPE_BYTES // PIPE_READ_BYTES):
+            feed(self.read(descriptor))
 
     def start_timer(self, name: str, seconds: float, due: Handler) -> None:
         """Call `due` once, after so many seconds. A timer of the same name is replaced."""

@@ -22,7 +22,7 @@ from krunclient.supervisor import children, claims, memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from krunclient.bindings.libc import Libc
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from krunclient.supervisor.claims import PortClaim
     from krunclient.supervisor.mappedport import MappedPort
     from krunclient.supervisor.passt import Passt
+    from krunclient.supervisor.terminal import Terminal
 
     Main = Callable[[Plan, Libc, int, tuple[int, ...]], NoReturn]
 
@@ -54,11 +55,14 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
         process.die_with(libc, parent)  # not before the claims: a change of user undoes it
     memory.hide_values(options.SECRET_NAMES)
     process.forbid_core_dumps(libc)
-    cgroup, streams = _limited(plan), _Streams()
-    metrics = _claim_metrics(plan, libc)
+    at_end: list[Callable[[], None]] = []
     try:
-        given = (plan, libc, cgroup, overlay_claim)
-        child, passt_child = _fork(*given, vmm=vmm, passt=passt)
+        cgroup = _limited(plan, at_end)
+        _claim_metrics(plan, libc, at_end)
+        at_end.append(_Streams().restore)
+        terminal = _terminal(plan, libc, at_end)
+        places = [place for place in (cgroup, terminal) if place is not None]
+        child, passt_child = _fork(plan, libc, places, overlay_claim, vmm=vmm, passt=passt)
         from krunclient.supervisor import mappedport, presence, verdict, watch
 
         process.set_dumpable(libc, False)
@@ -67,58 +71,70 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
         log.write(events.VMM_STARTED, f"the VMM is process {child.pid}", vmm_pid=child.pid)
         port = mappedport.MappedPort(libc, plan.config.policy, port_claim)
         user_network = _supervised_passt(plan, libc, log, port, passt_child)
-        launch = watch.Launch(plan=plan, libc=libc, log=log, port=port, child=child, cgroup=cgroup)
+        launch = watch.Launch(plan=plan, libc=libc, log=log, port=port, child=child)
+        launch = launch.replace(cgroup=cgroup, terminal=terminal)
         end = watch.Watch(launch).run(signals, user_network)
         return verdict.status(end, plan.config.files.root_path)
     finally:
-        streams.restore()
-        metrics()
-        if cgroup is not None:
-            cgroup.remove()
+        for undo in reversed(at_end):
+            undo()
 
 
 def _fork(
     plan: Plan,
     libc: Libc,
-    cgroup: Cgroup | None,
+    places: Sequence[Cgroup | Terminal],
     overlay_claim: tuple[int, ...],
     *,
     vmm: Main,
     passt: Main,
 ) -> tuple[Child, Child | None]:
-    """The VMM, and passt if there is a network card. Children are born in their parent's cgroup."""
+    """The VMM, and passt if there is a network card. They are born in these places, where this
+    process is for so long: a cgroup of their own, and at the guest's end of a pseudo-terminal.
+    """
     # What the guest's frames go by, from its card to passt.
     wire = socket_pair(libc) if plan.user_network is not None else ()
-    if cgroup is not None:
-        cgroup.enter()
+    for place in places:
+        place.enter()
     child = children.start(lambda *given: vmm(plan, libc, *given), *wire[:1], *overlay_claim)
     passt_child = (
         children.start(lambda *given: passt(plan, libc, *given), *wire[1:]) if wire else None
     )
-    if cgroup is not None:
-        cgroup.leave()
+    for place in places:
+        place.leave()
     for descriptor in wire:
         os.close(descriptor)
     return child, passt_child
 
 
-def _limited(plan: Plan) -> Cgroup | None:
+def _limited(plan: Plan, at_end: list[Callable[[], None]]) -> Cgroup | None:
     if plan.config.limits is None:
         return None
     from krunclient.supervisor.cgroup import Cgroup
 
-    return Cgroup(plan.config.limits)
+    cgroup = Cgroup(plan.config.limits)
+    at_end.append(cgroup.remove)
+    return cgroup
 
 
-def _claim_metrics(plan: Plan, libc: Libc) -> Callable[[], None]:
-    """Returns what removes them at the end."""
+def _terminal(plan: Plan, libc: Libc, at_end: list[Callable[[], None]]) -> Terminal | None:
+    if not plan.facts.terminal:
+        return None
+    from krunclient.supervisor.terminal import Terminal
+
+    terminal = Terminal(libc)
+    at_end.append(terminal.restore)
+    return terminal
+
+
+def _claim_metrics(plan: Plan, libc: Libc, at_end: list[Callable[[], None]]) -> None:
     path = plan.config.monitoring.metrics
     if path is None:
-        return lambda: None
+        return
     from krunclient.supervisor import metrics
 
     metrics.claim(libc, path)
-    return lambda: metrics.remove(path, os.getpid())
+    at_end.append(lambda: metrics.remove(path, os.getpid()))
 
 
 def _queue_stop_signals(libc: Libc) -> int:

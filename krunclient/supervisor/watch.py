@@ -26,7 +26,7 @@ from krunclient.supervisor import readiness, verdict
 from krunclient.supervisor.announce import Announcer
 from krunclient.supervisor.layer import MemoryLayer
 from krunclient.supervisor.libkrunlog import LibkrunLog
-from krunclient.supervisor.loop import PIPE_READ_BYTES, READABLE, Loop
+from krunclient.supervisor.loop import READABLE, Loop
 from krunclient.supervisor.mappedport import MappedPort
 from krunclient.supervisor.notifications import Notifications, supervision_error
 from krunclient.supervisor.sockets import SocketSupervisor
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from krunclient.supervisor.children import Child
     from krunclient.supervisor.health import Health
     from krunclient.supervisor.passt import Passt
+    from krunclient.supervisor.terminal import Terminal
 
 SETUP = "setup"  # the VMM puts its walls up
 BOOTING = "booting"  # libkrun makes the VM, and the guest starts
@@ -50,7 +51,6 @@ READY = "ready"  # the mapped port accepts connections
 STOPPING = "stopping"  # the app was asked to stop, or the VM is being ended by force
 FAILED = "failed"  # the VM is being ended because of an error
 
-MAX_PIPE_BYTES = 2**20  # of a user that is not root, pipe(7)
 ENDING_SECONDS = 5  # for the kernel to free a large guest's memory
 EXIT_SECONDS = 0.5  # for the kernel to end a process that has no guest yet
 REPEAT_SECONDS = 1.0
@@ -75,6 +75,7 @@ class Launch(Record):
     port: MappedPort
     child: Child
     cgroup: Cgroup | None = None
+    terminal: Terminal | None = None
 
 
 def supervise(launch: Launch, listener: int) -> Supervised:
@@ -91,6 +92,14 @@ def supervise(launch: Launch, listener: int) -> Supervised:
         if plan.user_network
         else StalledSends(libc, architecture, child.pid, child.pidfd),
     )
+
+
+def interrupt(launch: Launch) -> None:
+    """Have ^C typed on the guest's console: the app gets SIGINT. Raises OSError."""
+    if launch.terminal is not None:
+        launch.terminal.type_ctrl_c()
+    else:
+        os.kill(launch.child.pid, SIGINT)  # by libkrun
 
 
 class Stop:
@@ -136,6 +145,8 @@ class Watch:
             self._loop.watch(descriptor, READABLE, handler)
         if passt is not None:
             passt.watch(self._loop, self._look_at_port, self._on_passt_failure)
+        if self._launch.terminal is not None:
+            self._launch.terminal.connect(self._loop, self._launch.child.pid)
         self._announce.begin(self._phase, [self._launch.child.pid, *([passt.pid] if passt else [])])
         self._announce.keep_metrics(self._loop)
         self._start_timers()
@@ -143,9 +154,7 @@ class Watch:
         _, wait_status, used = os.wait4(self._launch.child.pid, 0)
         if passt is not None:
             passt.end()
-        # What was written before the end is still in the pipes, as much as they hold.
-        for _ in range(MAX_PIPE_BYTES // PIPE_READ_BYTES):
-            self._libkrun_log.feed(self._loop.read(self._launch.child.log))
+        self._loop.drain(self._launch.child.log, self._libkrun_log.feed)
         self._report.feed(self._loop.read(self._launch.child.report))
         self._report.take_listener()
         layer, cgroup = self._supervised and self._supervised.layer, self._launch.cgroup
@@ -267,8 +276,7 @@ class Watch:
         grace, why = self._launch.plan.config.life.grace_period, "the grace period is over"
         self._loop.start_timer("grace", grace, lambda: self._force(stop, why))
         self._announce.app_is_asked_to_stop(stop.signal)
-        # libkrun types ^C on the guest's console: the app gets SIGINT.
-        os.kill(self._launch.child.pid, SIGINT)
+        interrupt(self._launch)
         if self._supervised is not None and self._supervised.stalls is not None:
             self._supervised.stalls.keep_releasing(self._loop)
 

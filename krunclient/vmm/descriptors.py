@@ -56,6 +56,9 @@ def leave_the_terminal() -> None:
                     f"{reason(error)}: it is a terminal of another user",
                     "redirect it, through a pipe to cat, say",
                 ) from None
+
+
+def keep_stderr_for_the_guest() -> None:
     os.dup2(2, GUEST_STDERR, inheritable=False)
 
 

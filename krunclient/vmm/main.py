@@ -45,7 +45,9 @@ def run(plan: Plan, libc: Libc, supervisor: int) -> NoReturn:
     process.die_with(libc, supervisor)
     # A terminal's ^C is for the supervisor, which decides what the guest hears of it.
     os.setsid()
-    descriptors.leave_the_terminal()
+    if not plan.facts.terminal:  # else these are the guest's end of a pseudo-terminal
+        descriptors.leave_the_terminal()
+    descriptors.keep_stderr_for_the_guest()
     # A stop is the supervisor's to ask for, by SIGINT. Who sends a signal to both, as systemd
     # does, would else end the VMM before the app has heard of it.
     for number in STOP_SIGNALS:
