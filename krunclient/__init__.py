@@ -24,4 +24,4 @@ exit statuses, `check` for --check, with its `rehearsal` of a launch, and `listi
 `zipapp` is the executable's first stage.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

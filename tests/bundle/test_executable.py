@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from krunclient import __version__
 from tests.framework import hosts, recorder
 from tests.framework.launch import Launcher, ignore_stops
 from tests.framework.namespaces import UNSHARE
 from tests.framework.paths import EXECUTABLE, SCRIPTS, TOP
 from tests.framework.users import USER
 
-VERSION = b"krunclient 0.1.0\n"
+VERSION = f"krunclient {__version__}\n".encode()
 MAX_BYTES = 16 * 2**20
 FIRST_STAGE = TOP / "krunclient/zipapp"
 

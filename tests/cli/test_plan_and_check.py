@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from krunclient import __version__
 from krunclient.options import OPTIONS
 from tests.framework import fake_vmm, recorder
 from tests.framework.launch import Launcher
@@ -147,6 +148,6 @@ def test_check_names_the_libraries_that_it_found(launcher: Launcher) -> None:
 
 
 def test_version_and_help_go_to_stdout(launcher: Launcher) -> None:
-    assert launcher.run("--version").stdout == b"krunclient 0.1.0\n"
+    assert launcher.run("--version").stdout == f"krunclient {__version__}\n".encode()
     assert launcher.run("--help").stdout.startswith(b"usage: krunclient ")
     assert launcher.run("--help", "/nowhere").status == 0
