@@ -44,8 +44,10 @@ EXAMPLES = (
 COMPLETION = """\
 # bash completion for krunclient, made from its options
 _krunclient() {
-    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} words=
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} words= word files=
     COMPREPLY=()
+    # what comes after -- is the app's own
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do [[ $word == -- ]] && return; done
     # bash takes an equals sign for a word of its own
     if [[ $current == = ]]; then current=; else
         [[ $previous == = ]] && previous=${COMP_WORDS[COMP_CWORD-2]}
@@ -54,13 +56,20 @@ _krunclient() {
 CASES
         *) case $current in
             -*) words='OPTIONS' ;;
-            *) compopt -o filenames; COMPREPLY=($(compgen -d -- "$current")); return ;;
+            *) files=-d ;;
         esac ;;
     esac
-    COMPREPLY=($(compgen -W "$words" -- "$current"))
+    if [[ $files ]]; then
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen $files -- "$current")
+    else
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+    fi
 }
 complete -F _krunclient krunclient
 """
+# Paths of the guest's, or of a URL.
+NO_FILES = (options.EXEC.name, options.HEALTH_PATH.name)
 
 
 def main() -> None:
@@ -142,9 +151,8 @@ def completion() -> str:
         words = choices(option)
         if words:
             cases.append(f"        {option.name}) words='{' '.join(words)}' ;;")
-        elif any(part in option.metavar for part in ("PATH", "DIR")):
-            files = 'compopt -o filenames; COMPREPLY=($(compgen -f -- "$current")); return'
-            cases.append(f"        {option.name}) {files} ;;")
+        elif option.name not in NO_FILES and re.search("PATH|DIR", option.metavar):
+            cases.append(f"        {option.name}) files=-f ;;")
         elif option.metavar:
             cases.append(f"        {option.name}) return ;;")
     names = " ".join(option.name for option in OPTIONS)

@@ -9,7 +9,7 @@ from krunclient import config, plan
 from krunclient import options as rows
 from krunclient.bindings import libc as libc_binding
 from krunclient.bindings.arch import X86_64
-from krunclient.errors import SEE_CHECK, HostError, PermissionDeniedError, unexpected
+from krunclient.errors import SEE_CHECK, HostError, LaunchError, unexpected
 from krunclient.host import facts, kvm, libraries, passt, vcpu
 from krunclient.log import one_line
 from krunclient.model import FEW_OPEN_FILES, KVM, MORE_OPEN_FILES
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
     from krunclient.cli import Options
     from krunclient.config import Config
-    from krunclient.errors import LaunchError
     from krunclient.model import LibraryPair
 
     Row = tuple[str, Callable[[], str]]
@@ -113,6 +112,7 @@ class Check:
             ("sandbox", self._sandbox),
             ("Landlock", self._landlock),
             ("cgroups", self._cgroups),
+            ("metrics", self._metrics),
             ("open files", self._open_files),
             ("passt", self._passt),
         )
@@ -133,10 +133,12 @@ class Check:
 
     def _memory(self) -> str:
         """Little is no failure: a guest takes its memory when it uses it."""
-        available = facts.memory_mib("MemAvailable")
-        found = f"{available} of {facts.memory_mib('MemTotal')} MiB available"
+        available, total = facts.memory_mib("MemAvailable"), facts.memory_mib("MemTotal")
+        if available is None:
+            return "not told by /proc/meminfo"
         wanted = self._config.guest.memory_mib
-        return found if wanted <= available else f"{found}, less than --memory {wanted}"
+        less = f", less than --memory {wanted}" if available < wanted else ""
+        return f"{available} of {total} MiB available{less}"
 
     def _libkrun(self) -> str:
         pair = self._pair()
@@ -196,21 +198,26 @@ class Check:
         return f"ABI {abi}" if abi else "this kernel has none; the sandbox stands without it"
 
     def _cgroups(self) -> str:
-        """None of this user's is a failure where limits are asked for."""
-        limits = self._config.limits
+        """None that can be used is a failure where limits are asked for."""
         try:
             own = cgroup.find()
-            if limits is not None:
-                cgroup.check(own, limits)
-            is_own = os.access(own, os.W_OK)
-        except (HostError, OSError) as error:
-            if limits is not None:
+            cgroup.check(own, self._config.limits)
+        except (LaunchError, OSError) as error:
+            if self._config.limits is not None:
                 raise
-            return f"none ({unexpected(error).why}), {LIMITS_NEED_IT}"
-        if limits is not None and not is_own:
-            what, why = cgroup.WHAT, "it is not this user's"
-            raise PermissionDeniedError(what, own, why, f"{cgroup.DELEGATE}, or as root")
-        return own if is_own else f"{own}, not this user's, {LIMITS_NEED_IT}"
+            return f"{unexpected(error).why}, {LIMITS_NEED_IT}"
+        return own
+
+    def _metrics(self) -> str:
+        path = self._config.monitoring.metrics
+        if path is None:
+            return "not asked for"
+        directory = os.path.dirname(path)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            there = os.path.isdir(directory)
+            why = "this user can't write there" if there else "there is no such directory"
+            raise HostError("--metrics can't be used", directory, why, "give another")
+        return path
 
     def _open_files(self) -> str:
         """Few are no failure: it depends on the guest how many it needs."""

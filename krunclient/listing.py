@@ -6,11 +6,11 @@ import os
 
 from krunclient import cli
 from krunclient import options as rows
-from krunclient.errors import HostError, UsageError
+from krunclient.errors import HostError, UsageError, failed_call
 from krunclient.log import one_line
 from krunclient.record import Record
 from krunclient.supervisor import usage
-from krunclient.supervisor.presence import NAME_PREFIX, PHASE_PREFIX
+from krunclient.supervisor.presence import NAME_PREFIX, phase_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from krunclient.cli import Options
 
-NAMES = "/proc/net/unix"  # those of this network namespace, proc_pid_net(5)
+WHAT = "VMs can't be listed"
+NAMES = "/proc/self/net/unix"  # those of this network namespace, proc_pid_net(5)
+MAX_PID_DIGITS = 7  # PID_MAX_LIMIT of <linux/threads.h> is 2^22
+MAX_WORDS_OF_PYTHON = 64
 
 
 class Vm(Record):
@@ -71,60 +74,67 @@ def run(options: Options) -> str:
 def _find(me: int) -> Iterator[Vm]:
     """Those of a user; of all users, for root."""
     children = _children()
-    for pid in _named():
+    for pid in sorted(_named()):
         try:
             vm = _look_at(pid, children)
         except OSError:
             _check_that_it_is_not_hidden(pid)
             continue
+        except (ValueError, KeyError, IndexError):
+            continue  # no process of ours has such files
         if vm is not None and me in (0, vm.user):
             yield vm
 
 
-def _named() -> Iterator[int]:
-    """The process ids that names say."""
-    prefix = f" @{NAME_PREFIX}".encode()
-    with open(NAMES, "rb") as file:
-        for line in file:
-            number = line.partition(prefix)[2].strip()
-            if number.isdigit():
-                yield int(number)
+def _named() -> set[int]:
+    """The process ids that names say. Raises HostError."""
+    prefix, found = f" @{NAME_PREFIX}".encode(), set()
+    try:
+        with open(NAMES, "rb") as file:
+            for line in file:
+                number = line.partition(prefix)[2].strip()
+                if number.isdigit() and len(number) <= MAX_PID_DIGITS and number[:1] != b"0":
+                    found.add(int(number))
+    except OSError as error:
+        raise failed_call(WHAT, NAMES, error, "mount /proc") from None
+    return found
 
 
 def _look_at(pid: int, children: Mapping[int, list[int]]) -> Vm | None:
-    """None for a process that is no supervisor: anybody can make a name. Raises OSError."""
+    """None for a process that is no supervisor: anybody can make a name. Raises OSError, and
+    ValueError, KeyError or IndexError for what no process of ours has.
+    """
     with open(f"/proc/{pid}/status", "rb") as file:
         fields = dict(line.split(b":", 1) for line in file)
-    name = fields[b"Name"].strip().decode("utf-8", "replace")
+    phase = phase_of(fields[b"Name"].strip().decode("ascii", "replace"))
     arguments = _arguments(pid)
-    if not name.startswith(PHASE_PREFIX) or arguments is None:
+    if phase is None or arguments is None:
         return None
     used = usage.of(_tree(pid, children))
     return Vm(
         pid=pid,
         user=int(fields[b"Uid"].split()[0]),
         root=arguments[0],
-        port=int(arguments[1]),
-        phase=name.removeprefix(PHASE_PREFIX),
+        port=arguments[1],
+        phase=phase,
         uptime_seconds=round(usage.seconds_since_start(pid), 2),
         processor_seconds=round(used.processor_seconds, 2),
         memory_mib=round(used.resident_bytes / 2**20, 1),
     )
 
 
-def _arguments(pid: int) -> tuple[str, str] | None:
-    """ROOT_PATH and LOCAL_PORT. Python's own words come first, as many as there may be: the longest
-    end of the command line that krunclient takes is krunclient's. Raises OSError.
+def _arguments(pid: int) -> tuple[str, int] | None:
+    """ROOT_PATH and LOCAL_PORT. Python's own words come first, some few: the longest end of the
+    command line that krunclient takes is krunclient's. Raises OSError.
     """
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         words = file.read().split(b"\0")[:-1]
-    for start in range(1, len(words)):
+    for start in range(1, min(len(words), MAX_WORDS_OF_PYTHON)):
         try:
             root, port = cli.parse(words[start:], {}).arguments
+            return root, rows.whole_number("LOCAL_PORT", port, 1, 65535)
         except (UsageError, ValueError):
             continue
-        if port.isdigit():
-            return root, port
     return None
 
 
@@ -141,10 +151,15 @@ def _children() -> dict[int, list[int]]:
     return found
 
 
-def _tree(pid: int, children: Mapping[int, list[int]]) -> Iterator[int]:
-    yield pid
-    for child in children.get(pid, ()):
-        yield from _tree(child, children)
+def _tree(pid: int, children: Mapping[int, list[int]]) -> set[int]:
+    """It and its descendants, who may change meanwhile."""
+    found, left = set(), [pid]
+    while left:
+        one = left.pop()
+        if one not in found:
+            found.add(one)
+            left += children.get(one, ())
+    return found
 
 
 def _check_that_it_is_not_hidden(pid: int) -> None:
@@ -153,8 +168,8 @@ def _check_that_it_is_not_hidden(pid: int) -> None:
         os.kill(pid, 0)
     except OSError:
         return  # it has ended, or is another user's
-    what, why = "VMs can't be listed", f"it does not show process {pid}"
-    raise HostError(what, "/proc", why, "mount it without hidepid, or ask as root")
+    why = f"it does not show process {pid}"
+    raise HostError(WHAT, "/proc", why, "mount it without hidepid, or ask as root")
 
 
 def _elapsed(seconds: float) -> str:

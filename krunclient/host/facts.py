@@ -29,8 +29,9 @@ class HostFacts(Record):
     """`exec_path` is the guest's program, absolute in the guest. `vmm_uid` is who the VMM runs as,
     `landlock_abi` 0 if the kernel has no Landlock, `hard_limits` this process's own by name.
     `open_files` is the highest limit on them that this process can have, `processors` how many it
-    may run on, `available_mib` how much memory a new program can have. `terminal` tells whether a
-    user types and looks at one. `passt` are the programs of `--network passt`, None without.
+    may run on, `available_mib` how much memory a new program can have, None if that is not told.
+    `terminal` tells whether a user types and looks at one. `passt` are the programs of
+    `--network passt`, None without.
     """
 
     architecture: Architecture
@@ -41,7 +42,7 @@ class HostFacts(Record):
     hard_limits: Mapping[str, int]
     open_files: int
     processors: int
-    available_mib: int
+    available_mib: int | None
     terminal: bool = False
     passt: Programs | None = None
 
@@ -132,13 +133,16 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def memory_mib(name: str) -> int:
+def memory_mib(name: str) -> int | None:
     """A field of /proc/meminfo, proc(5): `MemTotal` or `MemAvailable`, what a new program can have
-    without swapping. Raises OSError.
+    without swapping. None where it is not told, as in a /proc of processes alone.
     """
-    with open("/proc/meminfo", "rb") as file:
-        fields = dict(line.split(b":", 1) for line in file)
-    return int(fields[name.encode()].split()[0]) // 1024
+    try:
+        with open("/proc/meminfo", "rb") as file:
+            fields = dict(line.split(b":", 1) for line in file)
+        return int(fields[name.encode()].split()[0]) // 1024
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def is_at_terminal() -> bool:

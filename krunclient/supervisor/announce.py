@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from krunclient.bindings.libc import Libc
-    from krunclient.log import Log
+    from krunclient.log import Event, Log
     from krunclient.plan import Plan
     from krunclient.supervisor.loop import Loop
     from krunclient.supervisor.metrics import Metrics
@@ -31,15 +31,15 @@ MAX_UNIX_PATH_BYTES = 107  # sockaddr_un.sun_path without its NUL, unix(7)
 class Announcer:
     """One method an event."""
 
-    def __init__(self, plan: Plan, libc: Libc, log: Log) -> None:
+    def __init__(self, plan: Plan, libc: Libc, log: Log, metrics: Metrics | None) -> None:
         self._plan = plan
         self._libc = libc
         self._log = log
         self._started = time.monotonic()
         self._phase = ""
         self._healthy: bool | None = None
-        self._metrics: Metrics | None = None
-        self._told_of_metrics = False
+        self._metrics = metrics
+        self._failing: set[str] = set()  # what could not be told, and has been complained of
 
     def is_asked_for_readiness(self) -> bool:
         """Whether anybody would hear of it."""
@@ -47,13 +47,8 @@ class Announcer:
 
     def begin(self, phase: str, children: Sequence[int]) -> None:
         """Tell the first phase, and measure this process and its children from now on."""
-        path = self._plan.config.monitoring.metrics
-        if path is not None:
-            from krunclient.supervisor.metrics import Metrics
-
-            config = self._plan.config
-            labels = {"root": config.files.root_path, "port": str(config.policy.listen.port)}
-            self._metrics = Metrics(path, labels, (os.getpid(), *children))
+        if self._metrics is not None:
+            self._metrics.measure((os.getpid(), *children))
         self.phase(phase)
 
     def phase(self, phase: str) -> None:
@@ -76,12 +71,10 @@ class Announcer:
             return
         try:
             self._metrics.write(self._phase, healthy=self._healthy)
-            self._told_of_metrics = False
+            self._failing.discard("metrics")
         except OSError as error:
-            if not self._told_of_metrics:
-                text = f"{self._plan.config.monitoring.metrics} can't be written: {reason(error)}"
-                self._log.write(events.METRICS, text)
-            self._told_of_metrics = True
+            path = self._plan.config.monitoring.metrics
+            self._complain("metrics", events.METRICS, f"{path} can't be written: {reason(error)}")
 
     def confined(self) -> None:
         self._log.write(events.CONFINED, "the VMM is behind its walls, and makes the VM")
@@ -143,11 +136,19 @@ class Announcer:
         where = self._plan.config.monitoring.notify_socket
         if not where:
             return
+        text = state.decode()
         try:
             notify(self._libc, where, state)
+            self._failing.discard(text)
         except OSError as error:
-            text = f"{state.decode()} can't be sent to NOTIFY_SOCKET: {reason(error)}"
-            self._log.write(events.NOTIFY, text)
+            why = f"{text} can't be sent to NOTIFY_SOCKET: {reason(error)}"
+            self._complain(text, events.NOTIFY, why)
+
+    def _complain(self, what: str, event: Event, text: str) -> None:
+        """Once, until it has worked again."""
+        if what not in self._failing:
+            self._log.write(event, text)
+        self._failing.add(what)
 
 
 def notify(libc: Libc, where: str, state: bytes) -> None:

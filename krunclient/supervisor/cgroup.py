@@ -11,7 +11,9 @@ controllers down, unless it is the first of all: so krunclient goes into one bes
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import time
 
 from krunclient.errors import HostError, LaunchError, PermissionDeniedError, failed_call
 
@@ -25,6 +27,8 @@ PREFIX = "krunclient-"
 PERIOD = 100000  # cpu.max counts microseconds in so many
 WHAT = "limits can't be set"
 DELEGATE = "start it in a cgroup of its own, by systemd-run --scope -p Delegate=yes say"
+LOCK_TRIES, LOCK_SECONDS = 100, 0.01
+HAS_OTHERS = "other processes are in that cgroup"
 
 
 def find() -> str:
@@ -32,14 +36,16 @@ def find() -> str:
     with open("/proc/self/cgroup") as file:
         paths = [line.partition("::")[2].rstrip("\n") for line in file if line.startswith("0::")]
     with open("/proc/self/mountinfo") as file:
-        mounts = [line.split() for line in file if " - cgroup2 " in line]
+        mounts = [line.split()[3:5] for line in file if " - cgroup2 " in line]
+    remedy = "mount cgroup2 at /sys/fs/cgroup, which systemd does by itself"
     if not paths or not mounts:
-        remedy = "mount cgroup2 at /sys/fs/cgroup, which systemd does by itself"
         raise HostError(WHAT, "cgroup v2", "it is not mounted", remedy)
-    top, mount_point = mounts[0][3:5]
-    # Where only a part of the tree is mounted, the path begins with that.
-    path = paths[0].removeprefix(top if top != "/" else "")
-    return mount_point + path.rstrip("/")
+    # A mount hides those before it; it may show a part of the tree alone.
+    for top, mount_point in reversed(mounts):
+        below = os.path.relpath(paths[0], _decoded(top))
+        if not below.startswith(".."):
+            return os.path.normpath(os.path.join(_decoded(mount_point), below))
+    raise HostError(WHAT, paths[0], "no mounted cgroup2 shows that cgroup", remedy)
 
 
 def wanted(limits: Limits) -> dict[str, str]:
@@ -54,13 +60,25 @@ def wanted(limits: Limits) -> dict[str, str]:
     return files
 
 
-def check(parent: str, limits: Limits) -> None:
-    """Raises HostError for a controller that this cgroup does not have, OSError."""
-    has = _read(parent, "cgroup.controllers").split()
-    for controller in _controllers(limits):
+def check(parent: str, limits: Limits | None) -> None:
+    """Look whether a VM's cgroup could be made there, changing nothing. Raises LaunchError."""
+    try:
+        has = _read(parent, "cgroup.controllers").split()
+        others = _read(parent, "cgroup.procs").split()
+        read_only = os.statvfs(parent).f_flag & os.ST_RDONLY
+    except OSError as error:
+        raise _error(parent, error) from None
+    for controller in _controllers(limits) if limits else ():
         if controller not in has:
             why = f"it has no controller {controller}"
-            raise HostError(WHAT, parent, why, f"{DELEGATE}; see {parent}/cgroup.controllers")
+            remedy = f"{DELEGATE}, on a host that has it in cgroup v2"
+            raise HostError(WHAT, parent, why, remedy)
+    if read_only:
+        raise _error(parent, OSError(errno.EROFS, os.strerror(errno.EROFS)))
+    if not os.access(parent, os.W_OK):
+        raise _error(parent, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    if not _is_first(parent) and set(others) - {str(os.getpid())}:
+        raise HostError(WHAT, parent, HAS_OTHERS, DELEGATE)
 
 
 class Cgroup:
@@ -68,24 +86,18 @@ class Cgroup:
 
     def __init__(self, limits: Limits) -> None:
         """Raises LaunchError."""
-        parent = find()
-        number = os.getpid()
-        self._parent = parent
-        self._own = f"{parent}/{PREFIX}{number}"
-        self._supervisors = f"{parent}/{PREFIX}{number}-supervisor"
-        # The first of all has no type.
-        self._moves = os.path.exists(f"{parent}/cgroup.type")
+        try:
+            self._parent = parent = find()
+        except OSError as error:
+            raise _error("cgroup v2", error) from None
+        self._limits = limits
+        self._vms = f"{parent}/{PREFIX}{os.getpid()}"
+        self._supervisors = f"{parent}/{PREFIX}{os.getpid()}-supervisor"
+        self._undo: list[Callable[[], None]] = []
         try:
             check(parent, limits)
-            _remove_left_over(parent)
-            os.mkdir(self._own)
-            if self._moves:
-                os.mkdir(self._supervisors)
-                self.leave()
-            enable = " ".join(f"+{controller}" for controller in _controllers(limits))
-            _write(parent, "cgroup.subtree_control", enable)
-            for name, value in wanted(limits).items():
-                _write(self._own, name, value)
+            with _Lock(parent):
+                self._make()
         except OSError as error:
             self.remove()
             raise _error(parent, error) from None
@@ -93,39 +105,99 @@ class Cgroup:
             self.remove()
             raise
 
-    def enter(self) -> None:
-        """Go into it, to fork children there. Raises LaunchError."""
-        self._move(self._own)
+    def _make(self) -> None:
+        parent = self._parent
+        _remove_left_over(parent)
+        os.mkdir(self._vms)
+        self._undo.append(lambda: os.rmdir(self._vms))
+        if not _is_first(parent):
+            os.mkdir(self._supervisors)
+            self._undo.append(lambda: os.rmdir(self._supervisors))
+            _write(self._supervisors, "cgroup.procs", "0")
+            self._undo.append(lambda: _write(parent, "cgroup.procs", "0"))
+        enabled = _read(parent, "cgroup.subtree_control").split()
+        for controller in _controllers(self._limits):
+            if controller not in enabled:
+                _write(parent, "cgroup.subtree_control", f"+{controller}")
+                self._undo.append(lambda name=controller: self._disable(name))  # type: ignore[misc]
+        for name, value in wanted(self._limits).items():
+            _write(self._vms, name, value)
+        if self._limits.memory_mib is not None:
+            # What the kernel may swap out would be beyond the limit.
+            _try(lambda: _write(self._vms, "memory.swap.max", "0"))
 
-    def leave(self) -> None:
-        """Raises LaunchError."""
-        self._move(self._supervisors if self._moves else self._parent)
+    def enter(self) -> None:
+        """In a child, before all else. Raises LaunchError."""
+        try:
+            _write(self._vms, "cgroup.procs", "0")
+        except OSError as error:
+            raise _error(self._vms, error) from None
 
     def reason(self) -> str:
         """Why the VM has ended, if a limit is why, to be put behind a sentence."""
+        if self._limits.memory_mib is None:
+            return ""
         try:
-            events = dict(line.split() for line in _read(self._own, "memory.events").splitlines())
+            text = _read(self._vms, "memory.events.local")
         except OSError:
-            return ""  # memory is not limited
-        return " (it took more than --memory-max)" if int(events["oom_kill"]) else ""
+            return ""
+        events = dict(line.split() for line in text.splitlines())
+        reached = int(events.get("oom", 0)) and int(events.get("oom_kill", 0))
+        return " (it took more than --memory-max)" if reached else ""
 
     def remove(self) -> None:
         """When the VMM has ended. What can't be removed goes with the parent."""
-        _try(os.rmdir, self._own)
-        if self._moves:
-            _try(_write, self._parent, "cgroup.subtree_control", "-cpu -memory -pids")
-            _try(_write, self._parent, "cgroup.procs", "0")
-            _try(os.rmdir, self._supervisors)
-
-    def _move(self, to: str) -> None:
         try:
-            _write(to, "cgroup.procs", "0")
-        except OSError as error:
-            raise _error(to, error) from None
+            with _Lock(self._parent):
+                # The VM's own first, then what it needed; this process goes back last of all.
+                while self._undo:
+                    _try(self._undo.pop())
+                _try(lambda: os.rmdir(self._vms))
+                _try(lambda: os.rmdir(self._supervisors))
+        except OSError:
+            pass
+
+    def _disable(self, controller: str) -> None:
+        """Unless another VM's limits stand on it."""
+        own = {os.path.basename(self._vms), os.path.basename(self._supervisors)}
+        if not any(name.startswith(PREFIX) for name in set(os.listdir(self._parent)) - own):
+            _write(self._parent, "cgroup.subtree_control", f"-{controller}")
+
+
+class _Lock:
+    """Of one cgroup, against other krunclients. Raises OSError.
+
+    Anybody may hold it, and for good: so it is waited for no longer than what they do takes.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> None:
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(LOCK_SECONDS)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def _is_first(cgroup: str) -> bool:
+    """The first of all has no type, and may have processes beside others'."""
+    return not os.path.exists(f"{cgroup}/cgroup.type")
 
 
 def _controllers(limits: Limits) -> list[str]:
     return [name.partition(".")[0] for name in wanted(limits)]
+
+
+def _decoded(path: str) -> str:
+    """As proc_pid_mountinfo(5) writes it, with octal escapes."""
+    parts = path.split("\\")
+    return parts[0] + "".join(chr(int(part[:3], 8)) + part[3:] for part in parts[1:])
 
 
 def _remove_left_over(parent: str) -> None:
@@ -136,20 +208,22 @@ def _remove_left_over(parent: str) -> None:
         number = name.removeprefix(PREFIX).partition("-")[0]
         is_over = number == str(os.getpid()) or not os.path.exists(f"/proc/{number}")
         if name.startswith(PREFIX) and number.isdigit() and is_over:
-            _try(os.rmdir, f"{parent}/{name}")
+            _try(lambda name=name: os.rmdir(f"{parent}/{name}"))  # type: ignore[misc]
 
 
-def _try(call: Callable[..., object], *arguments: str) -> None:
+def _try(call: Callable[[], None]) -> None:
     try:
-        call(*arguments)
+        call()
     except OSError:
         pass
 
 
 def _error(thing: str, error: OSError) -> LaunchError:
     if error.errno == errno.EBUSY:
-        return HostError(WHAT, thing, "other processes are in that cgroup", DELEGATE)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return HostError(WHAT, thing, HAS_OTHERS, DELEGATE)
+    if error.errno == errno.EROFS:
+        return failed_call(WHAT, thing, error, "mount it for writing; containers have it read-only")
+    if error.errno in (errno.EACCES, errno.EPERM):
         return failed_call(WHAT, thing, error, f"{DELEGATE}, or as root", PermissionDeniedError)
     return failed_call(WHAT, thing, error, DELEGATE)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from krunclient.bindings.libc import Libc
 
 NAME_PREFIX = "krunclient-vm-"
+SHOWN_PHASES = ("setup", "booting", "ready", "healthy", "unhealthy", "stopping", "failed")
 PHASE_PREFIX = "krun:"  # the kernel keeps 15 characters of a process's name
 
 
@@ -27,6 +28,21 @@ def be_found(libc: Libc, process: int) -> None:
         libc.bind(descriptor, sockaddr, len(sockaddr))
     except OSError:
         pass  # somebody else has taken that name: a VM that is not found runs all the same
+
+
+def phase_of(name: str) -> str | None:
+    """What a process's name says, None for one that is no supervisor's: anybody can take any."""
+    phase = name.removeprefix(PHASE_PREFIX)
+    return phase if name.startswith(PHASE_PREFIX) and phase in SHOWN_PHASES else None
+
+
+def is_supervisor(process: str) -> bool:
+    """Whether a process of this number runs, and is one."""
+    try:
+        with open(f"/proc/{int(process)}/comm") as file:
+            return phase_of(file.read().rstrip("\n")) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def show_phase(libc: Libc, phase: str) -> None:

@@ -22,7 +22,7 @@ from krunclient.supervisor import children, claims, memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import NoReturn
 
     from krunclient.bindings.libc import Libc
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from krunclient.supervisor.children import Child
     from krunclient.supervisor.claims import PortClaim
     from krunclient.supervisor.mappedport import MappedPort
+    from krunclient.supervisor.metrics import Metrics
     from krunclient.supervisor.passt import Passt
     from krunclient.supervisor.terminal import Terminal
 
@@ -58,11 +59,11 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
     at_end: list[Callable[[], None]] = []
     try:
         cgroup = _limited(plan, at_end)
-        _claim_metrics(plan, libc, at_end)
+        metrics = _claim_metrics(plan, libc, at_end)
         at_end.append(_Streams().restore)
         terminal = _terminal(plan, libc, at_end)
-        places = [place for place in (cgroup, terminal) if place is not None]
-        child, passt_child = _fork(plan, libc, places, overlay_claim, vmm=vmm, passt=passt)
+        given = (plan, libc, cgroup, terminal, overlay_claim)
+        child, passt_child = _fork(*given, vmm=vmm, passt=passt)
         from krunclient.supervisor import mappedport, presence, verdict, watch
 
         process.set_dumpable(libc, False)
@@ -72,7 +73,7 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
         port = mappedport.MappedPort(libc, plan.config.policy, port_claim)
         user_network = _supervised_passt(plan, libc, log, port, passt_child)
         launch = watch.Launch(plan=plan, libc=libc, log=log, port=port, child=child)
-        launch = launch.replace(cgroup=cgroup, terminal=terminal)
+        launch = launch.replace(cgroup=cgroup, terminal=terminal, metrics=metrics)
         end = watch.Watch(launch).run(signals, user_network)
         return verdict.status(end, plan.config.files.root_path)
     finally:
@@ -83,25 +84,33 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
 def _fork(
     plan: Plan,
     libc: Libc,
-    places: Sequence[Cgroup | Terminal],
+    cgroup: Cgroup | None,
+    terminal: Terminal | None,
     overlay_claim: tuple[int, ...],
     *,
     vmm: Main,
     passt: Main,
 ) -> tuple[Child, Child | None]:
-    """The VMM, and passt if there is a network card. They are born in these places, where this
-    process is for so long: a cgroup of their own, and at the guest's end of a pseudo-terminal.
-    """
+    """The VMM, and passt if there is a network card: each in the VM's cgroup, if there is one."""
+
+    def limited(main: Main) -> Callable[[int, tuple[int, ...]], NoReturn]:
+        def run(supervisor: int, inherited: tuple[int, ...]) -> NoReturn:
+            if cgroup is not None:
+                cgroup.enter()
+            main(plan, libc, supervisor, inherited)
+
+        return run
+
     # What the guest's frames go by, from its card to passt.
     wire = socket_pair(libc) if plan.user_network is not None else ()
-    for place in places:
-        place.enter()
-    child = children.start(lambda *given: vmm(plan, libc, *given), *wire[:1], *overlay_claim)
-    passt_child = (
-        children.start(lambda *given: passt(plan, libc, *given), *wire[1:]) if wire else None
-    )
-    for place in places:
-        place.leave()
+    if terminal is not None:
+        terminal.enter()
+    try:
+        child = children.start(limited(vmm), *wire[:1], *overlay_claim)
+        passt_child = children.start(limited(passt), *wire[1:]) if wire else None
+    finally:
+        if terminal is not None:
+            terminal.leave()
     for descriptor in wire:
         os.close(descriptor)
     return child, passt_child
@@ -127,14 +136,17 @@ def _terminal(plan: Plan, libc: Libc, at_end: list[Callable[[], None]]) -> Termi
     return terminal
 
 
-def _claim_metrics(plan: Plan, libc: Libc, at_end: list[Callable[[], None]]) -> None:
-    path = plan.config.monitoring.metrics
+def _claim_metrics(plan: Plan, libc: Libc, at_end: list[Callable[[], None]]) -> Metrics | None:
+    path, config = plan.config.monitoring.metrics, plan.config
     if path is None:
-        return
-    from krunclient.supervisor import metrics
+        return None
+    from krunclient.supervisor.metrics import Metrics
 
-    metrics.claim(libc, path)
-    at_end.append(lambda: metrics.remove(path, os.getpid()))
+    labels = {"root": config.files.root_path, "port": str(config.policy.listen.port)}
+    metrics = Metrics(path, labels)
+    metrics.claim(libc)
+    at_end.append(metrics.end)
+    return metrics
 
 
 def _queue_stop_signals(libc: Libc) -> int:
@@ -168,11 +180,12 @@ def _announce_start(plan: Plan, log: Log) -> None:
             open_files=plan.facts.open_files,
         )
     processors, available = plan.facts.processors, plan.facts.available_mib
-    if guest.vcpus > processors or guest.memory_mib > available:
+    if guest.vcpus > processors or (available is not None and guest.memory_mib > available):
         log.write(
             events.OVERCOMMITTED,
             f"{guest.vcpus} vCPU and {guest.memory_mib} MiB for the guest, where {processors}"
-            f" processors and {available} MiB are free: give it less by --cpus or --memory",
+            f" processors and {'some' if available is None else available} MiB are free: give it"
+            " less by --cpus or --memory",
             vcpus=guest.vcpus,
             processors=processors,
             memory_mib=guest.memory_mib,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from krunclient.supervisor.cgroup import Cgroup
     from krunclient.supervisor.children import Child
     from krunclient.supervisor.health import Health
+    from krunclient.supervisor.metrics import Metrics
     from krunclient.supervisor.passt import Passt
     from krunclient.supervisor.terminal import Terminal
 
@@ -76,6 +77,7 @@ class Launch(Record):
     child: Child
     cgroup: Cgroup | None = None
     terminal: Terminal | None = None
+    metrics: Metrics | None = None
 
 
 def supervise(launch: Launch, listener: int) -> Supervised:
@@ -121,7 +123,7 @@ class Watch:
     def __init__(self, launch: Launch) -> None:
         plan, log = launch.plan, launch.log
         self._launch = launch
-        self._announce = Announcer(plan, launch.libc, log)
+        self._announce = Announcer(plan, launch.libc, log, launch.metrics)
         self._loop = Loop()
         self._report = Report()
         self._libkrun_log = LibkrunLog(log, console=plan.config.console)

@@ -64,7 +64,7 @@ def completed(tmp_path: Path, *words: str) -> list[str]:
         *words,
     ]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    return found.stdout.split()
+    return found.stdout.splitlines() if found.stdout.strip() else []
 
 
 def test_the_shell_completes_options_choices_and_files(tmp_path: Path) -> None:
@@ -78,4 +78,8 @@ def test_the_shell_completes_options_choices_and_files(tmp_path: Path) -> None:
     assert completed(tmp_path, "--health-action", "=") == ["none", "exit"]
     assert sorted(completed(tmp_path, "--metrics", "")) == ["completion", "file", "root"]
     assert completed(tmp_path, "--memory", "") == []
+    assert completed(tmp_path, "--exec", "") == completed(tmp_path, "--health-path", "") == []
+    assert completed(tmp_path, "root", "80", "--", "--log-level", "w") == []
     assert completed(tmp_path, "") == ["root"]
+    (tmp_path / "root").rename(tmp_path / "a b")
+    assert completed(tmp_path, "a") == ["a b"]

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.framework import fake_vmm
 from tests.framework.fake_vmm import APP_STARTED, IGNORES_SIGINT, LISTENING, STAYS, STOPS_ON_SIGINT
 from tests.framework.launch import Launcher
-from tests.framework.namespaces import with_own_network
+from tests.framework.namespaces import UNSHARE, with_own_network
 from tests.framework.processes import children_of, is_gone_within, status_of
 
 KRUNCLIENT = Launcher([sys.executable, "-m", "krunclient"], {"PATH": "/usr/bin:/bin"}, Path.cwd())
@@ -137,12 +137,75 @@ def test_a_vm_of_another_network_namespace_is_not_shown_and_is_there(start: Star
     assert {port: vm["pid"] for port, vm in listed(there).items()} == {port: other.pid}
 
 
-def test_a_name_that_anybody_made_is_no_vm() -> None:
-    before = KRUNCLIENT.run("--list").stdout
-    for number in (os.getpid(), 2**22 + 1):
-        with socket.socket(socket.AF_UNIX) as impostor:
-            impostor.bind(f"\0krunclient-vm-{number}")
-            assert KRUNCLIENT.run("--list").stdout.count(b"\n") == before.count(b"\n")
+IMPOSTOR = """
+import os, socket, sys, time
+with open("/proc/self/comm", "w") as file:
+    file.write(sys.argv[1])
+names = [socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
+for name in names[: int(sys.argv[2])]:
+    name.bind(f"\\0krunclient-vm-{os.getpid()}")
+print(flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("comm", "words"),
+    [
+        ("python3", ["root", "80"]),
+        ("krun:\x1b[31mX", ["root", "80"]),
+        ("krun:none", ["root", "80"]),
+        ("krun:ready", ["root", "\u00b2"]),
+        ("krun:ready", ["root", "0"]),
+        ("krun:ready", ["root", "9" * 5000]),
+        ("krun:ready", ["--no-such-option"] * 4000),
+    ],
+)
+def test_a_process_that_pretends_is_no_vm(comm: str, words: list[str]) -> None:
+    command = [sys.executable, "-c", IMPOSTOR, comm, "1", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as impostor:
+        try:
+            assert impostor.stdout is not None
+            assert impostor.stdout.readline() == b"\n"
+            ended = KRUNCLIENT.run("--list", "--log-format=json", timeout=10)
+            assert (ended.status, ended.stderr) == (0, b"")
+            assert impostor.pid not in {vm["pid"] for vm in json.loads(ended.stdout)}
+        finally:
+            impostor.kill()
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "9" * 30, "01", "", "x", str(2**22 + 1)])
+def test_a_name_of_no_process_is_no_vm(number: str) -> None:
+    before = KRUNCLIENT.run("--list").stdout.count(b"\n")
+    with socket.socket(socket.AF_UNIX) as impostor:
+        impostor.bind(f"\0krunclient-vm-{number}")
+        ended = KRUNCLIENT.run("--list")
+        assert (ended.status, ended.stderr) == (0, b"")
+        assert ended.stdout.count(b"\n") == before
+
+
+def test_a_vm_whose_name_another_socket_has_too_is_shown_once(start: Start) -> None:
+    run = start(SERVES, PORTS[0])
+    become({PORTS[0]: "ready"})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(f"\0krunclient-vm-{run.pid}")
+        found = json.loads(KRUNCLIENT.run("--list", "--log-format=json").stdout)
+        assert [vm["pid"] for vm in found if vm["port"] in PORTS] == [run.pid]
+
+
+def test_a_vm_starts_and_is_listed_where_proc_shows_processes_alone(
+    start: Start, tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount /proc so")
+    alone = [*UNSHARE, "sh", "-c", 'mount -t proc -o subset=pid proc /proc; exec "$@"', "sh"]
+    run = start(SERVES, PORTS[0], prefix=alone)
+    become({PORTS[0]: "ready"})
+    ended = replace(KRUNCLIENT, command=[*alone, *KRUNCLIENT.command]).run("--list")
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert f"\n{run.pid} ".encode() in ended.stdout
+    run.send_signal(signal.SIGTERM)
+    assert run.communicate(timeout=SOON) == (b"", b"")
 
 
 def test_the_list_takes_no_arguments() -> None:
@@ -210,11 +273,43 @@ def test_metrics_go_with_a_supervisor_that_was_killed(
 
 def test_a_vm_that_starts_again_at_once_keeps_its_metrics(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "vm.prom"
-    start(SERVES, PORTS[0], f"--metrics={path}").kill()
+    first = start(SERVES, PORTS[0], f"--metrics={path}")
+    wait_until(lambda: is_measured_as(path, "ready"))
+    first.kill()
+    first.wait(SOON)
     start(SERVES, PORTS[1], f"--metrics={path}")
     wait_until(lambda: is_measured_as(path, "ready"))
     time.sleep(0.5)
     assert is_measured_as(path, "ready")
+
+
+def test_two_vms_dont_share_a_file(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "vm.prom"
+    first = start(SERVES, PORTS[0], f"--metrics={path}")
+    wait_until(lambda: is_measured_as(path, "ready"))
+    second = start(SERVES, PORTS[1], f"--metrics={path}")
+    _, stderr = second.communicate(timeout=SOON)
+    assert second.returncode == 75
+    assert f"process {first.pid} keeps its own there" in stderr.decode()
+    assert is_measured_as(path, "ready")
+
+
+def test_a_guest_that_prepares_names_in_the_directory_holds_nothing_up(
+    start: Start, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    fifo = 'mknodat(AT_FDCWD, "/guest/data/vm.prom", S_IFIFO | 0666, 0);'
+    again = f'unlink("/guest/data/vm.prom"); {fifo}'
+    vmm = (STOPS_ON_SIGINT, APP_STARTED, LISTENING, f"for (;;) {{ {again} usleep(1000); }}")
+    run = start(vmm, PORTS[0], f"--volume={shared}:/data", f"--metrics={shared}/vm.prom")
+    become({PORTS[0]: "ready"})
+    time.sleep(0.5)
+    began = time.monotonic()
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=SOON)
+    assert run.returncode == 3
+    assert time.monotonic() - began < SOON
 
 
 def test_in_a_directory_each_vm_has_a_file_of_its_own(start: Start, tmp_path: Path) -> None:
