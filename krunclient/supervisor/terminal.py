@@ -35,16 +35,21 @@ class Terminal:
     """From its making to `restore`, the user's terminal is in raw mode: each key is the guest's."""
 
     def __init__(self, libc: Libc) -> None:
-        """Raises OSError, termios.error."""
+        """Raises OSError."""
         self._libc = libc
         self._master, self._slave = os.openpty()
         self._kept: dict[int, int] = {}
         self._shown: _Carrier | None = None
-        self._before = termios.tcgetattr(0)
         self._copy_size()
-        termios.tcsetattr(self._slave, termios.TCSANOW, _raw(self._before, output=True))
-        # What this process and libkrun say still has ends of lines that a terminal needs.
-        termios.tcsetattr(0, termios.TCSADRAIN, _raw(self._before, output=False))
+        try:
+            self._before = termios.tcgetattr(0)
+            termios.tcsetattr(self._slave, termios.TCSANOW, _raw(self._before, output=True))
+            # What this process and libkrun say still has ends of lines that a terminal needs.
+            termios.tcsetattr(0, termios.TCSANOW, _raw(self._before, output=False))
+        except termios.error as error:
+            raise OSError(
+                error.args[0], "standard input: it is no terminal that can be set"
+            ) from None
 
     def enter(self) -> None:
         """Those forked from now on have the guest's end for each terminal among 0, 1 and 2."""
@@ -88,7 +93,7 @@ class Terminal:
         if self._shown is not None:
             self._shown.finish()
         try:
-            termios.tcsetattr(0, termios.TCSADRAIN, self._before)
+            termios.tcsetattr(0, termios.TCSANOW, self._before)
         except termios.error:
             pass  # it has hung up
 
@@ -115,9 +120,12 @@ class _Carrier:
             self._piece = data
 
     def _on_readable(self) -> None:
-        self._piece = _read(self._source)
+        data = _read(self._source)
+        if data is None:  # another process has read it
+            return
         self._loop.unwatch(self._source)
-        if self._piece:
+        self._piece = data
+        if data:
             self._loop.watch(self._sink, WRITABLE, self._on_writable)
 
     def _on_writable(self) -> None:
@@ -132,14 +140,16 @@ class _Carrier:
             self._loop.watch(self._source, READABLE, self._on_readable)
 
 
-def _read(descriptor: int) -> bytes:
-    """What is there, nothing at its end."""
+def _read(descriptor: int) -> bytes | None:
+    """What is there, None for nothing yet, nothing at the end. Raises OSError."""
     try:
         return os.read(descriptor, PIPE_READ_BYTES)
+    except BlockingIOError:
+        return None
     except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EIO):  # the latter when the other end is closed
-            raise
-        return b""
+        if error.errno == errno.EIO:  # the other end is closed
+            return b""
+        raise
 
 
 def _raw(attributes: list, *, output: bool) -> list:  # type: ignore[type-arg]
