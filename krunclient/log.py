@@ -49,7 +49,8 @@ FEW_OPEN_FILES = Event(
 OVERCOMMITTED = Event(
     name="overcommitted",
     level="warning",
-    when="the guest is given more vCPUs or memory than this host has free",
+    when="the guest is given more vCPUs than krunclient may use processors, or more memory than is"
+    " available",
     fields=("vcpus", "processors", "memory_mib", "available_mib"),
 )
 VMM_STARTED = Event(

@@ -17,7 +17,7 @@ SECTIONS = {
     section.partition("\n")[0]: " ".join(section.replace("`", "").split())
     for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
 }
-CALLS = {*errors.by_name(), "failed_call"}
+CALLS = {*errors.by_name(), "failed_call", "_fail", "ExtractionError"}
 FEWEST = 100  # so that a change of style does not leave nothing to look for
 # What comes from elsewhere: an errno's text, what a library or passt said.
 ELSEWHERE = 3
