@@ -8,6 +8,7 @@ from ctypes import Structure, c_uint8, c_uint16, c_uint32, c_uint64
 
 KVM_CREATE_VM = 0xAE01
 KVM_GET_VCPU_MMAP_SIZE = 0xAE04
+KVM_GET_SUPPORTED_CPUID, KVM_SET_CPUID2 = 0xC008AE05, 0x4008AE90
 KVM_CREATE_VCPU = 0xAE41
 KVM_SET_USER_MEMORY_REGION = 0x4020AE46
 KVM_RUN = 0xAE80
@@ -26,6 +27,21 @@ CR0_PE, CR0_PG, CR4_PAE, EFER_LME, EFER_LMA = 1, 1 << 31, 1 << 5, 1 << 8, 1 << 1
 RFLAGS_FIXED = 2  # the bit that is always set
 PAGE_PRESENT, PAGE_WRITABLE, PAGE_IS_LARGE = 1, 2, 1 << 7  # <asm/pgtable_types.h>
 CODE_SEGMENT, DATA_SEGMENT = 11, 3  # types: execute and read, read and write; both accessed
+
+
+MAX_CPUID_ENTRIES = 256
+
+
+class CpuidEntries(Structure):
+    """struct kvm_cpuid2. `count` is how many entries there is room for, then how many were found.
+    Each is a struct kvm_cpuid_entry2, ten numbers.
+    """
+
+    _fields_ = (
+        ("count", c_uint32),
+        ("padding", c_uint32),
+        ("entries", c_uint32 * 10 * MAX_CPUID_ENTRIES),
+    )
 
 
 class MemoryRegion(Structure):

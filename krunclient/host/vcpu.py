@@ -11,7 +11,7 @@ import ctypes
 import os
 
 from krunclient.bindings import kvm
-from krunclient.bindings.kvm import MemoryRegion, Registers, Segment, SpecialRegisters
+from krunclient.bindings.kvm import CpuidEntries, MemoryRegion, Registers, Segment, SpecialRegisters
 from krunclient.errors import HostError
 from krunclient.host.kvm import WHAT
 from krunclient.host.kvm import error as kvm_error
@@ -114,6 +114,10 @@ def _run(device: str, guest: Guest) -> None:
         ioctl(opened[1], kvm.KVM_SET_USER_MEMORY_REGION, region)
         opened.append(ioctl(opened[1], kvm.KVM_CREATE_VCPU, 0))
         vcpu = opened[2]
+        # Without features a processor has no 64-bit mode.
+        features = CpuidEntries(count=kvm.MAX_CPUID_ENTRIES)
+        ioctl(opened[0], kvm.KVM_GET_SUPPORTED_CPUID, features)
+        ioctl(vcpu, kvm.KVM_SET_CPUID2, features)
         memory[CODE : CODE + len(guest.code)] = guest.code
         special = SpecialRegisters()
         ioctl(vcpu, kvm.KVM_GET_SREGS, special)

@@ -18,6 +18,7 @@ from krunclient.bindings.libc import (
     SIGWINCH,
     SignalSet,
 )
+from krunclient.errors import PermissionDeniedError, reason
 from krunclient.log import write_all
 from krunclient.supervisor.loop import PIPE_READ_BYTES, READABLE, WRITABLE
 
@@ -35,8 +36,11 @@ class Terminal:
     """From its making to `restore`, the user's terminal is in raw mode: each key is the guest's."""
 
     def __init__(self, libc: Libc) -> None:
-        """Raises OSError."""
+        """Raises PermissionDeniedError for a terminal of another user's, OSError."""
         self._libc = libc
+        # Descriptions of our own, which don't block: the terminal's are shared with others.
+        self._typed = _open_anew(0, os.O_RDONLY)
+        self._to_show = _open_anew(1, os.O_WRONLY)
         self._master, self._slave = os.openpty()
         self._kept: dict[int, int] = {}
         self._shown: _Carrier | None = None
@@ -66,10 +70,8 @@ class Terminal:
     def connect(self, loop: Loop, vmm: int) -> None:
         """Carry what is typed and shown, and the size, from now on."""
         os.set_blocking(self._master, False)
-        typed = os.open("/proc/self/fd/0", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        shown = os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        _Carrier(loop, typed, os.dup(self._master))
-        self._shown = _Carrier(loop, self._master, shown)
+        _Carrier(loop, self._typed, os.dup(self._master))
+        self._shown = _Carrier(loop, self._master, self._to_show)
         window = SignalSet.of(SIGWINCH)
         self._libc.sigprocmask(SIG_BLOCK, window, None)
         changes = self._libc.signalfd(-1, window, SFD_NONBLOCK_CLOEXEC)
@@ -138,6 +140,19 @@ class _Carrier:
         if not self._piece:
             self._loop.unwatch(self._sink)
             self._loop.watch(self._source, READABLE, self._on_readable)
+
+
+def _open_anew(number: int, flags: int) -> int:
+    try:
+        flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        return os.open(f"/proc/self/fd/{number}", flags)
+    except PermissionError as error:
+        raise PermissionDeniedError(
+            "the guest's output can't be shown",
+            "standard output" if number else "standard input",
+            f"{reason(error)}: it is a terminal of another user",
+            "redirect it, through a pipe to cat, say",
+        ) from None
 
 
 def _read(descriptor: int) -> bytes | None:

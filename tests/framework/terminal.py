@@ -17,9 +17,16 @@ from typing import Any
 class Session:
     """Somebody in front of a pseudo-terminal, whose foreground process `start` starts."""
 
-    def __init__(self, start: Callable[..., subprocess.Popen[bytes]], patience: float) -> None:
+    def __init__(
+        self,
+        start: Callable[..., subprocess.Popen[bytes]],
+        patience: float,
+        owner: int | None = None,
+    ) -> None:
         self._patience = patience
         self._keyboard, self.screen = pty.openpty()
+        if owner is not None:
+            os.fchown(self.screen, owner, owner)
         self.resize(33, 99)
         self.before: list[Any] = termios.tcgetattr(self.screen)
         self.seen = b""

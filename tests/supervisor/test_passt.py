@@ -133,7 +133,9 @@ EXPECTED = {
 
 def compiled(path: Path, source: str) -> Path:
     subprocess.run(
-        ["gcc", "-static", "-O1", "-x", "c", "-", "-o", path], input=source.encode(), check=True
+        ["gcc", "-static", "-O1", "-Wall", "-Werror", "-x", "c", "-", "-o", path],
+        input=source.encode(),
+        check=True,
     )
     path.chmod(0o755)
     return path
@@ -175,6 +177,7 @@ def test_a_passt_that_a_guest_has_taken_over_reaches_what_is_allowed_and_nothing
 
 
 HOLDS_UP = """
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>

@@ -29,7 +29,7 @@ def session(any_launcher: Launcher, new_root: Callable[..., Path], port: int) ->
         root,
         str(port),
     )
-    found = Session(partial(any_launcher.start, *words), SECONDS)
+    found = Session(partial(any_launcher.start, *words), SECONDS, any_launcher.user)
     yield found
     found.close()
 

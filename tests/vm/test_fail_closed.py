@@ -38,6 +38,7 @@ def test_check_runs_guests_of_a_few_instructions_and_says_that_a_vm_can_start(
 ) -> None:
     ended = launcher.run("--check")
     lines = ended.stdout.decode().splitlines()
+    assert [line for line in lines if line.startswith("missing")] == []
     assert (ended.status, ended.stderr, lines[-1]) == (0, b"", "a VM can start")
     report = json.loads(launcher.run("--check", "--log-format=json").stdout)
     assert report["can_start"] is True
