@@ -108,13 +108,17 @@ class Cgroup:
     def _make(self) -> None:
         parent = self._parent
         _remove_left_over(parent)
-        os.mkdir(self._vms)
-        self._undo.append(lambda: os.rmdir(self._vms))
         if not _is_first(parent):
+            # What a killed one left enabled keeps processes from moving: cpu and pids take those of
+            # the parent for threads of one domain.
+            for controller in _read(parent, "cgroup.subtree_control").split():
+                self._disable(controller)
             os.mkdir(self._supervisors)
             self._undo.append(lambda: os.rmdir(self._supervisors))
             _write(self._supervisors, "cgroup.procs", "0")
             self._undo.append(lambda: _write(parent, "cgroup.procs", "0"))
+        os.mkdir(self._vms)
+        self._undo.append(lambda: os.rmdir(self._vms))
         enabled = _read(parent, "cgroup.subtree_control").split()
         for controller in _controllers(self._limits):
             if controller not in enabled:

@@ -45,8 +45,8 @@ def test_a_shell_is_typed_at_interrupted_resized_and_left(session: Session) -> N
     session.type(b"sleep 1; stty size\r")
     session.wait_for(b"\n50 120\r")
     session.wait_for(b"ready> ")
-    # What is typed while the shell still has its line in hand is the shell's.
-    session.type(b"echo $((4 + 3)); sleep 1000\r")
+    # What is typed before a program is in front is the shell's: so it tells that it is.
+    session.type(b"sh -c 'echo $((4 + 3)); exec sleep 1000'\r")
     session.wait_for(b"\n7\r")
     session.type(b"\x03")
     session.wait_for(b"ready> ")

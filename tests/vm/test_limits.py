@@ -46,9 +46,17 @@ def delegated() -> Iterator[Path]:
     for name in ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
         os.chown(directory / name, USER, USER)
     yield directory
-    for path in sorted(directory.rglob("*/"), reverse=True):
-        path.rmdir()
-    directory.rmdir()
+    for path in (*sorted(directory.rglob("*/"), reverse=True), directory):
+        remove(path)
+
+
+def remove(cgroup: Path) -> None:
+    """When its processes have ended."""
+    deadline = time.monotonic() + 10
+    while (cgroup / "cgroup.procs").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    cgroup.rmdir()
 
 
 def inside(launcher: Launcher, cgroup: Path, user: int) -> Launcher:
