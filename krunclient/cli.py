@@ -50,6 +50,16 @@ class Options(Record):
         """Where an option was given, to name it in an error."""
         return self.given[option.name].source if self.has(option) else option.name
 
+    def refuse_arguments(self, option: Option[Value]) -> None:
+        """Raises UsageError for arguments beside an action that takes none."""
+        if self.arguments:
+            raise UsageError(
+                "can't read the command line",
+                f"{len(self.arguments)} arguments",
+                f"{option.name} takes options alone",
+                "give it no ROOT_PATH and no LOCAL_PORT",
+            )
+
     def origins(self) -> dict[str, str]:
         """Where the value of each option comes from: its name or its variable's, or `default`."""
         return {

@@ -89,13 +89,7 @@ def for_check(libc: Libc, options: Options) -> Config:
     """As `resolve`, for --check, which needs no arguments and takes none. As it is to change
     nothing of the host's, overlay and volumes are checked like a launch's and then left out.
     """
-    if options.arguments:
-        raise UsageError(
-            "can't read the command line",
-            f"{len(options.arguments)} arguments",
-            "--check takes options alone",
-            "give it no ROOT_PATH and no LOCAL_PORT",
-        )
+    options.refuse_arguments(rows.CHECK)
     found = resolve(libc, options.replace(arguments=(NO_ROOT, "1")))
     check_volumes(found.files)
     files = found.files.replace(root_path=SAMPLE_ROOT, overlay=None, volumes=())

@@ -90,6 +90,16 @@ def failed_call(
     return otherwise(what, thing, reason(error), remedy)
 
 
+def foreign_terminal(stream: str, error: OSError) -> LaunchError:
+    """The error for a terminal of another user's, which can't be opened anew."""
+    return PermissionDeniedError(
+        "the guest's output can't be shown",
+        stream,
+        f"{reason(error)}: it is a terminal of another user",
+        "redirect it, through a pipe to cat, say",
+    )
+
+
 def unexpected(error: BaseException) -> LaunchError:
     """The error for an exception that nobody expected, the same in each process."""
     if isinstance(error, LaunchError):

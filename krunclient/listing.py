@@ -51,13 +51,7 @@ def run(options: Options) -> str:
     """The list, by port. Raises UsageError for arguments, HostError for a /proc that can't be
     read.
     """
-    if options.arguments:
-        raise UsageError(
-            "can't read the command line",
-            f"{len(options.arguments)} arguments",
-            "--list takes options alone",
-            "give it no ROOT_PATH and no LOCAL_PORT",
-        )
+    options.refuse_arguments(rows.LIST)
     vms = sorted(_find(os.geteuid()), key=lambda vm: (vm.port, vm.pid))
     if options.value(rows.LOG_FORMAT) == "json":
         import json

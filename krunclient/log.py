@@ -99,19 +99,8 @@ CONSOLE = Event(
     when="with `--console`: a line of the guest's kernel or of libkrun's log",
 )
 EVENTS = (
-    *(
-        START,
-        FEW_OPEN_FILES,
-        OVERCOMMITTED,
-        VMM_STARTED,
-        CONFINED,
-        READY,
-        HEALTHY,
-        UNHEALTHY,
-        STOPPING,
-        FORCED,
-        ENDED,
-    ),
+    *(START, FEW_OPEN_FILES, OVERCOMMITTED, VMM_STARTED, CONFINED, READY, HEALTHY, UNHEALTHY),
+    *(STOPPING, FORCED, ENDED),
     *(LIBKRUN, LIBKRUN_NOTE, PASST, NOTIFY, METRICS, FAILED, CONSOLE),
 )
 

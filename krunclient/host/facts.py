@@ -137,12 +137,15 @@ def memory_mib(name: str) -> int | None:
     """A field of /proc/meminfo, proc(5): `MemTotal` or `MemAvailable`, what a new program can have
     without swapping. None where it is not told, as in a /proc of processes alone.
     """
+    head = f"{name}:".encode()
     try:
         with open("/proc/meminfo", "rb") as file:
-            fields = dict(line.split(b":", 1) for line in file)
-        return int(fields[name.encode()].split()[0]) // 1024
-    except (OSError, ValueError, KeyError):
-        return None
+            for line in file:
+                if line.startswith(head):
+                    return int(line.split()[1]) // 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
 
 
 def is_at_terminal() -> bool:

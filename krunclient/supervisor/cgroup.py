@@ -153,11 +153,8 @@ class Cgroup:
         """When the VMM has ended. What can't be removed goes with the parent."""
         try:
             with _Lock(self._parent):
-                # The VM's own first, then what it needed; this process goes back last of all.
                 while self._undo:
                     _try(self._undo.pop())
-                _try(lambda: os.rmdir(self._vms))
-                _try(lambda: os.rmdir(self._supervisors))
         except OSError:
             pass
 

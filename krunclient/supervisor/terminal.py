@@ -18,7 +18,7 @@ from krunclient.bindings.libc import (
     SIGWINCH,
     SignalSet,
 )
-from krunclient.errors import PermissionDeniedError, reason
+from krunclient.errors import foreign_terminal
 from krunclient.log import write_all
 from krunclient.supervisor.loop import PIPE_READ_BYTES, READABLE, WRITABLE
 
@@ -147,12 +147,8 @@ def _open_anew(number: int, flags: int) -> int:
         flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         return os.open(f"/proc/self/fd/{number}", flags)
     except PermissionError as error:
-        raise PermissionDeniedError(
-            "the guest's output can't be shown",
-            "standard output" if number else "standard input",
-            f"{reason(error)}: it is a terminal of another user",
-            "redirect it, through a pipe to cat, say",
-        ) from None
+        stream = "standard output" if number else "standard input"
+        raise foreign_terminal(stream, error) from None
 
 
 def _read(descriptor: int) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from krunclient.errors import PermissionDeniedError, VmError, reason
+from krunclient.errors import VmError, foreign_terminal, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,12 +50,8 @@ def leave_the_terminal() -> None:
             try:
                 os.dup2(os.open(f"/proc/self/fd/{number}", flags), number)
             except PermissionError as error:
-                raise PermissionDeniedError(
-                    "the guest's output can't be shown",
-                    "standard output" if number == 1 else "standard error",
-                    f"{reason(error)}: it is a terminal of another user",
-                    "redirect it, through a pipe to cat, say",
-                ) from None
+                stream = "standard output" if number == 1 else "standard error"
+                raise foreign_terminal(stream, error) from None
 
 
 def keep_stderr_for_the_guest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def status_of(process: Path) -> dict[str, str]:
     """The fields of proc_pid_status(5), for a directory of /proc."""
     lines = (process / "status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def processor_seconds(process: int) -> float:
+    """Of all its threads, by proc_pid_stat(5)."""
+    stat = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def is_gone_within(seconds: float, process: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import sys
@@ -19,6 +18,7 @@ import pytest
 from tests.framework import fake_vmm
 from tests.framework.fake_vmm import APP_STARTED, LISTENING, STAYS, STOPS_ON_SIGINT, TELLS_ITS_STORY
 from tests.framework.launch import Launcher
+from tests.framework.processes import processor_seconds
 
 PORT = 30810
 INTERVAL = 0.5
@@ -207,8 +207,3 @@ def test_a_stop_does_not_wait_for_an_answer(start: Callable[..., Run], kind: str
     run.send_signal(signal.SIGTERM)
     assert run.wait(SOON) == 3
     assert time.monotonic() - began < 1
-
-
-def processor_seconds(process: int) -> float:
-    stat = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")

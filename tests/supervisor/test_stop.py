@@ -24,7 +24,7 @@ from tests.framework.fake_vmm import (
     STOPS_ON_SIGINT,
 )
 from tests.framework.launch import Ended, block_stops, ignore_stops
-from tests.framework.processes import is_gone_within, with_argument
+from tests.framework.processes import is_gone_within, processor_seconds, with_argument
 
 PORT = 30779
 NOBODY = 65534
@@ -251,11 +251,6 @@ def test_a_ready_timeout_that_passes_during_a_stop_is_nothing_to_wait_for(start:
     time.sleep(1)
     assert processor_seconds(run.process.pid) - before < 0.2
     assert run.end().status == 128 + signal.SIGTERM
-
-
-def processor_seconds(process: int) -> float:
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 PANICS = r"""
