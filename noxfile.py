@@ -97,6 +97,7 @@ def vm(session: nox.Session) -> None:
         "no:cacheprovider",
         "-v",
         f"--timeout={VM_TEST_SECONDS}",
+        "--durations=0",  # what durations.json is made of
         *(session.posargs or VM_TESTS),
     )
     on_a_host_with_kvm(session, *pytest, split=not session.posargs)

@@ -89,11 +89,12 @@ class Launcher:
         )
         return process
 
-    def start_app(self, root: Path, port: int) -> Server:
-        """Start it with a root whose app is GRACEFUL_APP, and wait until that has started."""
-        process = self.start(root, str(port))
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"started\n"
+    def start_app(
+        self, root: str | bytes | Path, port: int, *arguments: str | bytes | Path
+    ) -> Server:
+        """Start it with a root whose app says "started", and wait until it has."""
+        process = self.start(root, str(port), *arguments)
+        expect(process, b"started\n")
         return Server(process, port)
 
     def serve(
@@ -101,6 +102,21 @@ class Launcher:
     ) -> Server:
         """Start it with a root that holds a web server, and wait until that answers."""
         return Server(self.start(*arguments, root, str(port), env=env), port)
+
+
+def expect(process: subprocess.Popen[bytes], *lines: bytes) -> None:
+    """Wait for its next lines of output. Where it says something else, it is ended and all told."""
+    assert process.stdout is not None
+    for line in lines:
+        said = process.stdout.readline()
+        if said != line:
+            try:
+                rest = process.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                rest = process.communicate()
+            status = process.returncode
+            raise AssertionError(f"it said {said!r}, not {line!r}, then {rest}, status {status}")
 
 
 class Server:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework.launch import Launcher
+from tests.framework.launch import Launcher, expect
 from tests.framework.roots import open_to
 from tests.framework.users import USER
 
@@ -135,9 +135,7 @@ def test_writes_survive_a_stop_a_panic_and_sigkill_with_an_overlay(
     process = any_launcher.start(
         "--overlay", directory, root, str(port), "--", "echo written; sleep 100", "third"
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"second\n"
-    assert process.stdout.readline() == b"written\n"
+    expect(process, b"second\n", b"written\n")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert run("true", "fourth") == b"third\n"
@@ -159,8 +157,7 @@ def test_an_overlay_belongs_to_one_vm_at_a_time(
 ) -> None:
     root = new_root("echo up; sleep 100")
     process = any_launcher.start("--overlay", directory, root, str(port))
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"up\n"
+    expect(process, b"up\n")
     second = any_launcher.run("--overlay", directory, root, str(port + 5000))
     assert second.status == 75
     assert "another VM has it" in second.error
@@ -233,8 +230,7 @@ def test_a_file_name_that_is_not_utf8_ends_its_vm_with_70_and_no_hang(
         Path(os.fsdecode(os.fsencode(root / "names") + b"/b\xffd")).write_text("content")
         open_to(any_launcher.user or 0, root)
     process = any_launcher.start(root, str(port))
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"started\n"
+    expect(process, b"started\n")
     started = time.monotonic()
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 70
