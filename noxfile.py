@@ -46,7 +46,7 @@ def install(session: nox.Session, name: str) -> None:
 @nox.session(venv_backend="none")
 def packages(session: nox.Session) -> None:
     """Install the Debian packages that the tests need, where they are missing."""
-    purposes = ["compiler", "managers"]
+    purposes = ["compiler", "languages", "managers"]
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         purposes.append("emulated-host")  # else that is seen when a guest has been tried
     session.run(sys.executable, "dist-scripts/debian.py", *purposes, external=True)
@@ -88,7 +88,7 @@ def tests(session: nox.Session) -> None:
 def vm(session: nox.Session) -> None:
     """Run the end-to-end tests on real microVMs. Arguments after -- go to pytest."""
     install(session, "vm")
-    prepare(session, build_executable, build_rootfs, build_guests)
+    prepare(session, build_executable, build_rootfs, build_guests, build_apps)
     pytest = (
         "python",
         "-m",
@@ -134,6 +134,14 @@ def distribute(session: nox.Session) -> None:
         build_executable(session)
     build_rootfs(session)
     session.run("python", "dist-scripts/distribute.py", *session.posargs)
+
+
+@nox.session
+def app(session: nox.Session) -> None:
+    """Make an app directory: -- SOURCE DIRECTORY, a program or an OCI image."""
+    install(session, "build")
+    build_rootfs(session)
+    session.run("python", "dist-scripts/app.py", *session.posargs)
 
 
 @nox.session
@@ -188,6 +196,10 @@ def build_rootfs(session: nox.Session) -> None:
 
 def build_guests(session: nox.Session) -> None:
     session.run("python", "-m", "tests.framework.guests")
+
+
+def build_apps(session: nox.Session) -> None:
+    session.run("python", "-m", "tests.framework.languages")
 
 
 def on_a_host_with_kvm(

@@ -87,7 +87,7 @@ def copy_package(site_packages: Path) -> None:
     shutil.copytree(
         TOP / "krunclient",
         site_packages / "krunclient",
-        ignore=shutil.ignore_patterns("__pycache__", "bundled", FIRST_STAGE.name, "*.c"),
+        ignore=shutil.ignore_patterns("__pycache__", "bundled", FIRST_STAGE.name, "*.[ch]"),
     )
 
 
@@ -118,22 +118,19 @@ def add_libraries(site_packages: Path, wheels: dict[str, Path], machine: str) ->
 
 
 def add_guest_programs(site_packages: Path, machine: str) -> None:
-    zig = fetch_compiler()
     for source in sorted(GUEST_PROGRAMS.glob("*.c")):
         output = site_packages / "krunclient/bundled" / machine / f"guest-{source.stem}"
-        command: list[str | Path] = [
-            zig,
-            "cc",
-            "-target",
-            f"{machine}-linux-musl",
-            *C_FLAGS,
-            "-o",
-            output,
-            source,
-        ]
-        cache = str(zig.parent / "cache")
-        environment = {"ZIG_LOCAL_CACHE_DIR": cache, "ZIG_GLOBAL_CACHE_DIR": cache}
-        subprocess.run(command, check=True, env={**os.environ, **environment})
+        compile_for_guest(source, output, machine)
+
+
+def compile_for_guest(source: Path, output: Path, machine: str, *flags: str) -> None:
+    """A program that begins with start.h."""
+    zig = fetch_compiler()
+    target = ("-target", f"{machine}-linux-musl", f"-I{GUEST_PROGRAMS}")
+    cache = str(zig.parent / "cache")
+    environment = {"ZIG_LOCAL_CACHE_DIR": cache, "ZIG_GLOBAL_CACHE_DIR": cache}
+    command: list[str | Path] = [zig, "cc", *target, *C_FLAGS, *flags, "-o", output, source]
+    subprocess.run(command, check=True, env={**os.environ, **environment})
 
 
 def fetch_compiler() -> Path:

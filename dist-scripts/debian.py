@@ -23,6 +23,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # What builds and tests need of the machine, by purpose: a program or a file, and its package.
 NEEDED = {
     "compiler": {"gcc": "gcc", "ld": "binutils", "/usr/include/stdio.h": "libc6-dev"},
+    "languages": {"go": "golang-go", "rustc": "rustc"},
     "managers": {"systemd-analyze": "systemd"},
     "bench": {"strace": "strace"},
     "emulated-host": {

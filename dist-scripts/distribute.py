@@ -85,6 +85,7 @@ def copy(sources: Mapping[str, Path], app: Path) -> tuple[list[str], list[str]]:
                 target.mkdir()
                 target.chmod(source.stat().st_mode & 0o7777)
             continue
+        target.parent.mkdir(parents=True, exist_ok=True)
         wanted = digest(source)
         present = digest(target) if os.path.lexists(target) else None
         if present == wanted:

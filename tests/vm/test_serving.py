@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from tests.framework import languages
 from tests.framework.launch import Launcher
 from tests.framework.roots import caddy_root
 
@@ -38,3 +41,22 @@ def test_a_go_server_on_the_projects_root_answers_twenty_requests_in_a_row(
     with launcher.serve(root, port) as server:
         assert [server.get() for _ in range(20)] == [b"hello from go"] * 20
         assert json.loads(server.get("/api/status")) == {"eventNumber": 1}
+
+
+@pytest.mark.parametrize(
+    ("app", "answer"),
+    [
+        ("go-static", b"hello from Go\n"),
+        ("go-cgo", b"hello from Go\n"),
+        ("rust", b"hello from Rust\n"),
+        ("python", b"hello from Python as 65534:65534 [200] in /srv\n"),
+        ("node", b"hello from Node\n"),
+        ("nginx", b"hello from nginx\n"),
+    ],
+)
+def test_an_app_directory_from_a_program_or_an_image_answers(
+    launcher: Launcher, port: int, app: str, answer: bytes
+) -> None:
+    options = [f"--guest-port={languages.PYTHON_PORT}"] if app == "python" else []
+    with launcher.serve(languages.APPS / app, port, *options) as server:
+        assert [server.get() for _ in range(3)] == [answer] * 3
