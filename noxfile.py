@@ -199,7 +199,9 @@ def build_guests(session: nox.Session) -> None:
 
 
 def build_apps(session: nox.Session) -> None:
+    """And the scheduler that places some."""
     session.run("python", "-m", "tests.framework.languages")
+    session.run("python", "-m", "tests.framework.scheduler")
 
 
 def on_a_host_with_kvm(
