@@ -21,7 +21,7 @@ from tests.framework.paths import GUESTS, SCRIPTS
 SLURM = GUESTS / "slurm"
 PACKAGES = (
     *("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge", "libmunge2"),
-    *("libhwloc15", "libnuma1", "libjson-c5"),
+    *("libhwloc15", "libnuma1", "libjson-c5", "libgcrypt20", "libgpg-error0"),
 )
 LIBRARIES = SLURM / "usr" / X86_64.library_directory
 PLUGINS = LIBRARIES / "slurm-wlm"
@@ -57,6 +57,8 @@ def prepare() -> None:
     shutil.rmtree(SLURM, ignore_errors=True)
     for package in PACKAGES:
         shutil.copytree(debian.unpack(package), SLURM, symlinks=True, dirs_exist_ok=True)
+    for program in (SLURM / "usr/sbin").glob("*-wlm"):  # they look at the name that they have
+        program.rename(program.with_name(program.name.removesuffix("-wlm")))
 
 
 class Scheduler:
@@ -88,8 +90,7 @@ class Scheduler:
         munge += [f"--socket={self._directory}/munge.socket", "--log-file=/dev/stderr"]
         self._start("munged", "--foreground", "--force", *munge)
         self._start("slurmctld", "-D", "-c")
-        (stepd,) = (SLURM / "usr/sbin").glob("slurmstepd*")
-        self._start("slurmd", "-D", "-N", "localhost", "-d", str(stepd))
+        self._start("slurmd", "-D", "-N", "localhost", "-d", f"{SLURM}/usr/sbin/slurmstepd")
         deadline = time.monotonic() + STARTS_IN
         while "idle" not in self._run("sinfo", "--noheader", check=False):
             if time.monotonic() > deadline:
@@ -105,10 +106,10 @@ class Scheduler:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
-            print(self._logs())
         self._run("scancel", "--state=RUNNING", "--user=root", check=False)
         self._end()
+        if error is not None:
+            print(self._logs())
 
     def _end(self) -> None:
         for daemon in reversed(self._daemons):
@@ -152,11 +153,10 @@ class Scheduler:
             time.sleep(0.2)
 
     def _start(self, name: str, *words: str) -> None:
-        (program,) = (SLURM / "usr/sbin").glob(f"{name}*")
         log = (self._directory / f"{name}.log").open("wb")
         with log:
             daemon = subprocess.Popen(
-                [program, *words],
+                [SLURM / "usr/sbin" / name, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
