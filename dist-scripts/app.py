@@ -21,7 +21,7 @@ from distribute import ROOTFS, copy, named, report, walk
 from krunclient.bindings.arch import X86_64
 from krunclient.host.elf import Elf
 
-TOP = Path(__file__).resolve().parent.parent
+APP = "bin/app"
 # What a loader says of a library: "name => path (address)", or "path (address)" alone.
 FOUND = re.compile(r"^\s*(?:(?P<name>\S+) => )?(?P<path>/.*) \(0x[0-9a-f]+\)$", re.M)
 # glibc's and musl's words.
@@ -42,7 +42,11 @@ def main() -> None:
             print(image.unpack(source, directory, arguments.tag))
         else:
             directory.mkdir(parents=True, exist_ok=True)
-            report(directory, *copy({**walk(ROOTFS), **program_files(source)}, directory))
+            files = {**walk(ROOTFS), **program_files(source)}
+            added, kept = copy(files, directory)
+            report(directory, added, kept)
+            if APP in kept:
+                sys.exit(f"{directory / APP} is not from here, and was left: remove it first")
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")
 
@@ -61,7 +65,7 @@ def program_files(program: Path) -> dict[str, Path]:
                 " and podman save --format oci-archive say"
             )
         loader = elf.interpreter()
-    files = {"bin/app": program.resolve()}
+    files = {APP: program.resolve()}
     if loader is None:
         return files
     # Musl's loader looks in /lib, and names no library by an architecture.

@@ -62,7 +62,10 @@ def unpack(source: Path, directory: Path, tag: str | None) -> str:
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         layout = lay_out(source, temporary)
-        chosen, configuration = choose(layout, tag)
+        try:
+            chosen, configuration = choose(layout, tag)
+        except (AttributeError, KeyError, TypeError) as error:
+            sys.exit(f"{source} is no OCI image: its index or a manifest is none: {error!r}")
         index = {"schemaVersion": 2, "manifests": [{**chosen, "annotations": {TAG: "app"}}]}
         (layout / "index.json").unlink()
         (layout / "index.json").write_text(json.dumps(index))
@@ -266,4 +269,4 @@ def _remove(directory: Path) -> None:
 
 def _quoted(text: str) -> str:
     """A string of C, of any bytes: three digits each."""
-    return '"' + "".join(f"\\{byte:03o}" for byte in os.fsencode(text)) + '"'
+    return '"' + "".join(f"\\{byte:03o}" for byte in text.encode(errors="surrogatepass")) + '"'

@@ -95,6 +95,17 @@ def test_a_static_program_becomes_bin_app_and_a_second_run_replaces_it(
     assert (directory / "etc/hosts").read_text() == "own\n"
 
 
+def test_an_app_that_is_not_from_here_is_left_and_told(
+    compiled: Callable[..., Path], make: Made, directory: Path
+) -> None:
+    (directory / "bin").mkdir(parents=True)
+    (directory / "bin/app").write_text("own\n")
+    result = make(compiled("program", "int main(void) { return 3; }", "-static"))
+    assert result.returncode == 1
+    assert result.stderr == f"{directory}/bin/app is not from here, and was left: remove it first\n"
+    assert (directory / "bin/app").read_text() == "own\n"
+
+
 def test_a_dynamic_program_runs_on_nothing_but_what_came_with_it(
     compiled: Callable[..., Path], make: Made, directory: Path, tmp_path: Path
 ) -> None:
@@ -264,6 +275,27 @@ def test_what_is_no_image_is_told(make: Made, tmp_path: Path) -> None:
     result = make(images.archive(tmp_path / "nothing"))
     assert result.returncode == 1
     assert "convert it by skopeo copy docker-archive:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("index.json", "[]"),
+        ("index.json", "{"),
+        ("index.json", '{"manifests": [{}]}'),
+        ("index.json", '{"manifests": [{"digest": "sha256:../../../etc/passwd"}]}'),
+        ("index.json", '{"manifests": [{"digest": "sha256:00"}]}'),
+        ("index.json", '{"manifests": 3}'),
+    ],
+)
+def test_a_broken_image_is_told_in_a_line(
+    new_image: NewImage, make: Made, directory: Path, name: str, text: str
+) -> None:
+    layout = new_image(**{"config.cmd": "talks"})
+    (layout / name).write_text(text)
+    result = make(layout)
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1), result
+    assert not directory.exists()
 
 
 def test_a_directory_that_has_something_is_left_alone(

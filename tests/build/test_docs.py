@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.framework.documents import DOCUMENTS
 from tests.framework.paths import TOP
 
-DOCUMENTS = [*TOP.glob("*.md"), *(TOP / "docs").glob("*.md"), TOP / "tests/README.md"]
 EACH = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 TESTS = "\n".join(path.read_text() for path in (TOP / "tests").rglob("test_*.py"))
 # Where a path in a document may begin.
