@@ -38,6 +38,10 @@ REFUSED = Endpoint(packed=bytes((192, 0, 2, 1)), port=1)
 
 
 class Rehearsal:
+    """One of a launch with this configuration: each of its steps is a check of its own, and none
+    leaves anything.
+    """
+
     def __init__(self, libc: Libc, architecture: Architecture, config: Config) -> None:
         self._libc = libc
         self._architecture = architecture

@@ -19,6 +19,7 @@ from tests.framework import fake_vmm
 from tests.framework.fake_vmm import APP_STARTED, LISTENING, STAYS, STOPS_ON_SIGINT, TELLS_ITS_STORY
 from tests.framework.launch import Launcher
 from tests.framework.processes import processor_seconds
+from tests.framework.seen import listed, measured
 
 PORT = 30810
 INTERVAL = 0.5
@@ -132,16 +133,10 @@ def states(manager: socket.socket, last: str) -> list[str]:
     return found
 
 
-def listed() -> str:
-    vms = json.loads(KRUNCLIENT.run("--list", "--log-format=json").stdout)
-    (phase,) = (vm["phase"] for vm in vms if vm["port"] == PORT)
-    return str(phase)
-
-
-def measured(tmp_path: Path) -> str:
-    lines = (tmp_path / "vm.prom").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("krunclient_healthy{"))
-    return line.rpartition(" ")[2]
+def told_elsewhere(directory: Path) -> tuple[str, float]:
+    """By --list and by the file of --metrics."""
+    phase = listed(KRUNCLIENT, [PORT])[PORT]["phase"]
+    return phase, measured(directory / "vm.prom")["krunclient_healthy"]
 
 
 @pytest.mark.parametrize("kind", LATER)
@@ -151,11 +146,11 @@ def test_an_app_that_is_not_well_any_more_is_told_by_each_way_within_two_interva
     run = start(LATER[kind], "--health-retries=1")
     run.wait_for("healthy")
     began = time.monotonic()
-    assert (listed(), measured(tmp_path)) == ("healthy", "1")
+    assert told_elsewhere(tmp_path) == ("healthy", 1)
     told = run.wait_for("unhealthy")
     assert time.monotonic() - began < 2 * INTERVAL + 0.5
     assert (told["level"], told["why"]) == ("warning", WHY[kind])
-    assert (listed(), measured(tmp_path)) == ("unhealthy", "0")
+    assert told_elsewhere(tmp_path) == ("unhealthy", 0)
     assert states(manager, "STATUS=unhealthy") == [
         *("READY=1", "WATCHDOG=1", "STATUS=healthy", f"STATUS=unhealthy: {WHY[kind]}")
     ]

@@ -14,16 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.framework import fake_vmm
 from tests.framework.fake_vmm import APP_STARTED, IGNORES_SIGINT, LISTENING, STAYS, STOPS_ON_SIGINT
 from tests.framework.launch import Launcher
 from tests.framework.namespaces import UNSHARE, with_own_network
 from tests.framework.processes import children_of, is_gone_within, status_of
+from tests.framework.seen import listed, measured, wait_until
 
 KRUNCLIENT = Launcher([sys.executable, "-m", "krunclient"], {"PATH": "/usr/bin:/bin"}, Path.cwd())
 PORTS = range(30790, 30795)
@@ -53,15 +52,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
-def listed(launcher: Launcher = KRUNCLIENT) -> dict[int, dict[str, Any]]:
-    """By port."""
-    ended = launcher.run("--list", "--log-format=json")
-    assert (ended.status, ended.stderr) == (0, b"")
-    return {vm["port"]: vm for vm in json.loads(ended.stdout) if vm["port"] in PORTS}
-
-
 def phases() -> dict[int, str]:
-    return {port: vm["phase"] for port, vm in listed().items()}
+    return {port: vm["phase"] for port, vm in listed(KRUNCLIENT, PORTS).items()}
 
 
 def become(expected: dict[int, str]) -> None:
@@ -71,7 +63,7 @@ def become(expected: dict[int, str]) -> None:
 
 
 def test_five_vms_are_shown_while_they_start_run_are_stopped_and_are_killed(start: Start) -> None:
-    assert listed() == {}
+    assert listed(KRUNCLIENT, PORTS) == {}
     kinds = (SERVES, BOOTS, NEVER_STOPS, SERVES, SERVES)
     runs = [start(vmm, port) for vmm, port in zip(kinds, PORTS, strict=True)]
     _, second, third, _, fifth = PORTS
@@ -87,14 +79,14 @@ def test_five_vms_are_shown_while_they_start_run_are_stopped_and_are_killed(star
     for run in runs:
         run.kill()
         run.wait(SOON)
-    assert listed() == {}
+    assert listed(KRUNCLIENT, PORTS) == {}
 
 
 def test_what_is_shown_agrees_with_proc(start: Start, tmp_path: Path) -> None:
     port = PORTS[0]
     run = start(SERVES, port, "--env=SECRET=hidden", "--memory=99")
     become({port: "ready"})
-    vm = listed()[port]
+    vm = listed(KRUNCLIENT, PORTS)[port]
     processes = [Path(f"/proc/{run.pid}"), *children_of(run.pid)]
     assert len(processes) == 2
     resident = sum(int(status_of(one)["VmRSS"].split()[0]) for one in processes) / 1024
@@ -102,7 +94,7 @@ def test_what_is_shown_agrees_with_proc(start: Start, tmp_path: Path) -> None:
     assert vm["root"] == str(tmp_path / str(port) / "root")
     assert abs(vm["memory_mib"] - resident) < 1
     assert 0 < vm["uptime_seconds"] < 60
-    later = listed()[port]
+    later = listed(KRUNCLIENT, PORTS)[port]
     assert later["uptime_seconds"] > vm["uptime_seconds"]
     assert 0 < vm["processor_seconds"] <= later["processor_seconds"]
     assert "hidden" not in json.dumps(vm)
@@ -126,15 +118,15 @@ def test_a_vm_of_another_network_namespace_is_not_shown_and_is_there(start: Star
     other = start(SERVES, port, prefix=with_own_network())
     own = start(SERVES, PORTS[1])
     become({PORTS[1]: "ready"})
-    assert listed()[PORTS[1]]["pid"] == own.pid
+    assert listed(KRUNCLIENT, PORTS)[PORTS[1]]["pid"] == own.pid
     if os.geteuid() != 0:
         return  # a user can't look into the namespace of a supervisor, which is closed
     enter = ["nsenter", "--target", str(other.pid), "--net"]
     there = replace(KRUNCLIENT, command=[*enter, *KRUNCLIENT.command])
     deadline = time.monotonic() + SOON
-    while not listed(there):
+    while not listed(there, PORTS):
         assert time.monotonic() < deadline
-    assert {port: vm["pid"] for port, vm in listed(there).items()} == {port: other.pid}
+    assert {port: vm["pid"] for port, vm in listed(there, PORTS).items()} == {port: other.pid}
 
 
 IMPOSTOR = """
@@ -214,25 +206,6 @@ def test_the_list_takes_no_arguments() -> None:
     assert "--list takes options alone" in ended.error
 
 
-def measured(path: Path) -> dict[str, float]:
-    """By name, and the phase by its own."""
-    found: dict[str, float] = {}
-    for family in text_string_to_metric_families(path.read_text()):
-        for sample in family.samples:
-            if sample.name == "krunclient_phase":
-                found[sample.labels["phase"]] = sample.value
-            else:
-                found[sample.name] = sample.value
-    return found
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def is_measured_as(path: Path, phase: str) -> bool:
     return path.exists() and path.stat().st_size > 0 and measured(path)[phase] == 1
 
@@ -240,15 +213,15 @@ def is_measured_as(path: Path, phase: str) -> bool:
 def test_metrics_follow_a_vm_through_its_life_and_go_with_it(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "vm.prom"
     run = start(NEVER_STOPS, PORTS[0], f"--metrics={path}")
-    wait_until(lambda: is_measured_as(path, "ready"))
-    vm, found = listed()[PORTS[0]], measured(path)
+    wait_until(lambda: is_measured_as(path, "ready"), SOON)
+    vm, found = listed(KRUNCLIENT, PORTS)[PORTS[0]], measured(path)
     processes = [run.pid, *(int(child.name) for child in children_of(run.pid))]
     resident = sum(int(status_of(Path(f"/proc/{one}"))["VmRSS"].split()[0]) for one in processes)
     assert abs(found["krunclient_resident_memory_bytes"] / 1024 - resident) < resident / 2
     assert found["krunclient_processor_seconds_total"] <= vm["processor_seconds"]
     assert abs(time.time() - found["krunclient_start_time_seconds"] - vm["uptime_seconds"]) < 1
     run.send_signal(signal.SIGTERM)
-    wait_until(lambda: is_measured_as(path, "stopping"))
+    wait_until(lambda: is_measured_as(path, "stopping"), SOON)
     run.send_signal(signal.SIGINT)
     assert run.wait(SOON) == 128 + signal.SIGTERM
     assert not path.exists()
@@ -260,25 +233,25 @@ def test_metrics_go_with_a_supervisor_that_was_killed(
 ) -> None:
     path = tmp_path / "vm.prom"
     run = start(SERVES, PORTS[0], f"--metrics={path}", prefix=["setsid"])
-    wait_until(lambda: is_measured_as(path, "ready"))
+    wait_until(lambda: is_measured_as(path, "ready"), SOON)
     families = [run.pid, *(int(child.name) for child in children_of(run.pid))]
     if whole_group:
         os.killpg(run.pid, signal.SIGKILL)
     else:
         run.kill()
     run.wait(SOON)
-    wait_until(lambda: not path.exists())
+    wait_until(lambda: not path.exists(), SOON)
     assert all(is_gone_within(SOON, process) for process in families)
 
 
 def test_a_vm_that_starts_again_at_once_keeps_its_metrics(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "vm.prom"
     first = start(SERVES, PORTS[0], f"--metrics={path}")
-    wait_until(lambda: is_measured_as(path, "ready"))
+    wait_until(lambda: is_measured_as(path, "ready"), SOON)
     first.kill()
     first.wait(SOON)
     start(SERVES, PORTS[1], f"--metrics={path}")
-    wait_until(lambda: is_measured_as(path, "ready"))
+    wait_until(lambda: is_measured_as(path, "ready"), SOON)
     time.sleep(0.5)
     assert is_measured_as(path, "ready")
 
@@ -286,7 +259,7 @@ def test_a_vm_that_starts_again_at_once_keeps_its_metrics(start: Start, tmp_path
 def test_two_vms_dont_share_a_file(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "vm.prom"
     first = start(SERVES, PORTS[0], f"--metrics={path}")
-    wait_until(lambda: is_measured_as(path, "ready"))
+    wait_until(lambda: is_measured_as(path, "ready"), SOON)
     second = start(SERVES, PORTS[1], f"--metrics={path}")
     _, stderr = second.communicate(timeout=SOON)
     assert second.returncode == 75
@@ -318,7 +291,7 @@ def test_in_a_directory_each_vm_has_a_file_of_its_own(start: Start, tmp_path: Pa
     for port in PORTS[:2]:
         start(SERVES, port, f"--metrics={directory}")
     files = [directory / f"krunclient-{port}.prom" for port in PORTS[:2]]
-    wait_until(lambda: all(is_measured_as(file, "ready") for file in files))
+    wait_until(lambda: all(is_measured_as(file, "ready") for file in files), SOON)
     assert sorted(directory.iterdir()) == files
 
 
@@ -328,7 +301,7 @@ def test_metrics_that_cant_be_written_any_more_are_told_once_and_harm_nothing(
     directory = tmp_path / "metrics"
     directory.mkdir()
     run = start(SERVES, PORTS[0], f"--metrics={directory}")
-    wait_until(lambda: is_measured_as(directory / f"krunclient-{PORTS[0]}.prom", "ready"))
+    wait_until(lambda: is_measured_as(directory / f"krunclient-{PORTS[0]}.prom", "ready"), SOON)
     shutil.rmtree(directory)
     run.send_signal(signal.SIGTERM)
     _, stderr = run.communicate(timeout=SOON)

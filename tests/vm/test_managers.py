@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tests.framework.ports import next_port
 from tests.framework.processes import children_of, runs
 from tests.framework.roots import GRACEFUL_HTTPD
 from tests.framework.roots import STATUS_WHEN_ASKED as ASKED
+from tests.framework.seen import wait_until
 
 NewRoot = Callable[..., Path]
 
@@ -41,13 +41,6 @@ def apps(new_root: NewRoot) -> list[App]:
 def grace_period(seconds: float, slowness: float) -> dict[str, str]:
     """On a slow host an app takes as much longer to stop as all else does."""
     return {"KRUNCLIENT_GRACE_PERIOD": f"{seconds * slowness:.3f}"}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
 
 
 @pytest.mark.timeout(900)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.framework.launch import HANGS_AFTER, Launcher
 from tests.framework.ports import next_port
 from tests.framework.processes import children_of, status_of
 from tests.framework.roots import GRACEFUL_HTTPD, HTTPD, open_to
+from tests.framework.seen import listed, measured, phases, wait_until
 from tests.framework.users import USER
 
 NewRoot = Callable[..., Path]
@@ -50,30 +50,6 @@ WHY = {
     "frozen": "no answer after",
     "endless": "its answer is longer than 1 MiB",
 }
-
-
-def listed(launcher: Launcher) -> dict[int, dict[str, Any]]:
-    """By port."""
-    ended = launcher.run("--list", "--log-format=json")
-    assert (ended.status, ended.stderr) == (0, b"")
-    return {vm["port"]: vm for vm in json.loads(ended.stdout)}
-
-
-def phases(launcher: Launcher) -> dict[int, str]:
-    return {port: vm["phase"] for port, vm in listed(launcher).items()}
-
-
-def measured(path: Path) -> dict[str, float]:
-    families = text_string_to_metric_families(path.read_text())
-    samples = [sample for family in families for sample in family.samples]
-    return {sample.labels.get("phase", sample.name): sample.value for sample in samples}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = HANGS_AFTER) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.fixture
