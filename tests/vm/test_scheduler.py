@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,10 +16,25 @@ from tests.framework.roots import STATUS_WHEN_ASKED as ASKED
 from tests.framework.scheduler import Scheduler
 
 PORTS = range(30900, 30910)
+ADDRESS = "192.0.2.1/32"  # TEST-NET-1 of RFC 5737
 
 
 @pytest.fixture
-def scheduler(scratch: Path) -> Iterator[Scheduler]:
+def an_address() -> Iterator[None]:
+    """Without one beside 127.0.0.1, as on an emulated host, getaddrinfo(3) resolves nothing to an
+    address that Slurm can use: it asks with AI_ADDRCONFIG.
+    """
+    show = ["ip", "-oneline", "address", "show", "scope", "global"]
+    has_one = subprocess.run(show, check=True, capture_output=True).stdout != b""
+    if not has_one:
+        subprocess.run(["ip", "address", "add", ADDRESS, "dev", "lo"], check=True)
+    yield
+    if not has_one:
+        subprocess.run(["ip", "address", "delete", ADDRESS, "dev", "lo"], check=True)
+
+
+@pytest.fixture
+def scheduler(scratch: Path, an_address: None) -> Iterator[Scheduler]:
     with Scheduler(scratch / "slurm", f"{PORTS[0]}-{PORTS[-1]}") as slurm:
         yield slurm
 
