@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def distribute(rootfs: Path, app: Path) -> tuple[list[str], list[str]]:
 def copy(sources: Mapping[str, Path], app: Path) -> tuple[list[str], list[str]]:
     """Copy what is missing or outdated to its name in a directory."""
     record_path = app / RECORD
-    record = json.loads(record_path.read_text()) if record_path.is_file() else {}
+    record = read_record(record_path)
     added, kept = [], []
     for name, source in sources.items():
         target = app / name
@@ -96,10 +97,21 @@ def copy(sources: Mapping[str, Path], app: Path) -> tuple[list[str], list[str]]:
             added.append(name)
         else:
             kept.append(name)
-    temporary = record_path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    temporary.rename(record_path)
+    # By a name that nobody knows: an app directory may hold a link by any other.
+    with tempfile.NamedTemporaryFile("w", dir=app, delete=False) as file:
+        file.write(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    Path(file.name).chmod(0o644)
+    Path(file.name).rename(record_path)
     return added, kept
+
+
+def read_record(path: Path) -> dict[str, str]:
+    """One that is broken tells nothing: then all that differs is the app's own."""
+    try:
+        record = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def walk(rootfs: Path) -> dict[str, Path]:

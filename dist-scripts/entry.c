@@ -1,6 +1,6 @@
 /*
- * /bin/app of an app directory that was made from an OCI image: becomes what the image's configuration
- * says. dist-scripts/image.py writes that into settings.h:
+ * The program of an app directory that was made from an OCI image: becomes what the image's
+ * configuration says. dist-scripts/image.py writes that into settings.h:
  *
  *     program       the file to execute
  *     entrypoint    its first arguments, its name included; NULL at the end
@@ -17,6 +17,10 @@
 #include "start.h"
 
 #include "settings.h"
+
+enum { O_WRONLY = 1, AT_FDCWD = -100 };
+
+static const char PORTS[] = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
 static u32 count(char *const *words)
 {
@@ -72,6 +76,10 @@ __attribute__((noreturn, used)) void begin(long *stack)
         if (is_the_images(*variable) || !has(given_variables, *variable))
             *at++ = *variable;
     *at = 0;
+    /* As in a container, a port below 1024 is for every user. */
+    long ports = call(SYS_openat, AT_FDCWD, (long)PORTS, O_WRONLY, 0, 0);
+    call(SYS_write, ports, (long)"0", 1, 0, 0);
+    call(SYS_close, ports, 0, 0, 0, 0);
     u32 number_of_groups = sizeof groups / sizeof *groups - 1;
     if ((user | group | number_of_groups) != 0) {  /* the guest's root is the image's */
         set_up(call(SYS_setgroups, number_of_groups, (long)groups, 0, 0, 0), "its groups");

@@ -1,18 +1,21 @@
 """OCI images, as image-spec's image-layout.md and config.md have them: their files are unpacked by
-umoci, and their configuration becomes /bin/app.
+umoci, and their configuration becomes a program that does what it says.
 """
 
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,13 +27,24 @@ from krunclient.bindings.arch import X86_64
 
 TOP = Path(__file__).resolve().parent.parent
 ENTRY = TOP / "dist-scripts/entry.c"
+# Where the program goes: an image that has the first one itself keeps it.
+BIN_APP, ASIDE = "/bin/app", "/.krunclient/app"
 LAYOUT_FILES = re.compile(r"(?:\./)?(oci-layout|index\.json|blobs/\w+/[0-9a-f]+)")
 DIGEST = re.compile(r"(\w+):([0-9a-f]+)")
+PORTS = re.compile(r"(\d+)(?:-\d+)?(?:/tcp)?")  # the first of a range; a guest has no UDP
 INDEX_TYPES = ("image.index", "manifest.list")
+MAX_INDEXES = 8  # one in the other
+# Names of an image in an index: OCI's, and containerd's, as `docker save` writes it.
 TAG = "org.opencontainers.image.ref.name"
+TAGS = (TAG, "io.containerd.image.name")
 ARCHITECTURES = {X86_64.machine: "amd64"}  # as GOARCH names them
 MAX_LINKS = 40  # the kernel's, path_resolution(7)
+MAX_STRING = 128 * 1024  # MAX_ARG_STRLEN, of an argument or a variable
 GUEST_PORT = 80
+BROKEN = (
+    *(AttributeError, KeyError, TypeError, ValueError, RecursionError),
+    *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError),
+)
 
 
 @dataclass(frozen=True)
@@ -44,43 +58,47 @@ class Settings:
     user: int
     group: int
     groups: Sequence[int]
-    ports: Sequence[str]
+    ports: Sequence[int]
 
 
 def is_image(source: Path) -> bool:
     """A directory, or an archive of any compression that tarfile knows."""
-    if source.is_dir():
-        return True
-    return source.is_file() and tarfile.is_tarfile(source)
+    return source.is_dir() or (source.is_file() and tarfile.is_tarfile(source))
 
 
 def unpack(source: Path, directory: Path, tag: str | None) -> str:
     """Make the app directory. Returns what was made, and how to start it."""
     if directory.exists() and any(directory.iterdir()):
         sys.exit(f"{directory} is not empty: an image's files go into a directory of their own")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    # In it, so that what is in there can be moved, whatever DIRECTORY is a link to or a mount of.
+    temporary = Path(tempfile.mkdtemp(prefix=".krunclient-", dir=directory))
+    complete = False
     try:
-        layout = lay_out(source, temporary)
         try:
-            chosen, configuration = choose(layout, tag)
-        except (AttributeError, KeyError, TypeError) as error:
-            sys.exit(f"{source} is no OCI image: its index or a manifest is none: {error!r}")
-        index = {"schemaVersion": 2, "manifests": [{**chosen, "annotations": {TAG: "app"}}]}
-        (layout / "index.json").unlink()
-        (layout / "index.json").write_text(json.dumps(index))
-        root = _umoci(layout, temporary / "bundle")
-        settings = read_settings(configuration, temporary / "bundle/config.json")
-        program = add_entry(root, settings, temporary)
-        directory.mkdir(exist_ok=True)
-        root.chmod(0o755)
-        root.rename(directory)
+            layout = lay_out(source, temporary)
+            configuration = choose(layout, tag)
+            root = _umoci(temporary)
+            settings = read_settings(configuration, temporary / "bundle/config.json")
+        except BROKEN as error:
+            why = str(error).splitlines() or [""]
+            sys.exit(f"{source} is no OCI image that can be read: {type(error).__name__}: {why[0]}")
+        _make_harmless(root)
+        entry, program = add_entry(root, settings, temporary)
+        for path in root.iterdir():
+            path.rename(directory / path.name)
+        complete = True
     finally:
         _remove(temporary)
-    words = shlex.join([program, *settings.entrypoint[1:], *settings.command])
-    is_other = settings.ports and str(GUEST_PORT) not in settings.ports
-    ports = ["--guest-port", settings.ports[0]] if is_other else []
-    return f"{directory}: {words}\n{shlex.join(['krunclient', *ports, str(directory), '8080'])}"
+        for path in [] if complete else made:
+            path.rmdir()
+    is_other = settings.ports and GUEST_PORT not in settings.ports
+    options = ["--guest-port", str(settings.ports[0])] if is_other else []
+    options += [] if entry == BIN_APP else ["--exec", entry]
+    started = [program, *settings.entrypoint[1:], *settings.command]
+    command = ["krunclient", *options, str(directory), "8080"]
+    return f"{directory}: {_printable(shlex.join(started))}\n{_printable(shlex.join(command))}"
 
 
 def lay_out(source: Path, temporary: Path) -> Path:
@@ -96,76 +114,100 @@ def lay_out(source: Path, temporary: Path) -> Path:
     with tarfile.open(source) as archive:
         for member in archive:
             found = LAYOUT_FILES.fullmatch(member.name)
-            content = archive.extractfile(member) if found and member.isfile() else None
+            content = archive.extractfile(member) if found else None
             if found and content:
                 target = layout / found[1]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
                     shutil.copyfileobj(content, file)
-    if not (layout / "oci-layout").exists():
-        remedy = f"convert it by skopeo copy docker-archive:{source} oci-archive:NEW"
-        sys.exit(f"{source} is no OCI image: it has no oci-layout; {remedy}")
+    for name in ("oci-layout", "index.json"):
+        if not (layout / name).exists():
+            remedy = f"convert it by skopeo copy docker-archive:{source} oci-archive:NEW"
+            sys.exit(f"{source} is no OCI image: it has no {name}; {remedy}")
     return layout
 
 
-def choose(layout: Path, tag: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The descriptor and the configuration of the image for this architecture that has the tag."""
-    found = []
+def choose(layout: Path, tag: str | None) -> dict[str, Any]:
+    """Leave the image for this machine in the layout's index, with the tag if one is asked for.
+
+    Returns its configuration.
+    """
+    found: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {}
     for descriptor in _manifests(layout, _read(layout / "index.json")):
-        name = descriptor.get("annotations", {}).get(TAG, "")
-        if tag is not None and tag != name:
+        annotations = descriptor.get("annotations") or {}
+        names = [annotations[name] for name in TAGS if name in annotations]
+        if tag is not None and tag not in names:
             continue
         configuration = _blob(layout, _blob(layout, descriptor)["config"])
-        made_for = configuration.get("os", "linux"), configuration.get("architecture")
-        if made_for == ("linux", ARCHITECTURES[X86_64.machine]):
-            found.append((descriptor, configuration, name))
-    if not found:
+        if _is_ours(configuration):
+            found.setdefault(descriptor["digest"], (descriptor, configuration, names))
+    # Of one for each kind of the processor, the one for all kinds.
+    plain = {
+        digest: one
+        for digest, one in found.items()
+        if "variant" not in (one[0].get("platform") or {})
+    }
+    chosen = list((plain or found).values())
+    if not chosen:
         named = f" with the tag {tag}" if tag else ""
         sys.exit(f"the image has none for linux on {X86_64.machine}{named}")
-    if len(found) > 1:
-        names = ", ".join(name or "one without" for _, _, name in found)
-        sys.exit(f"the image has several: choose one by --tag: {names}")
-    ((descriptor, configuration, _),) = found
-    return descriptor, configuration
+    if len(chosen) > 1:
+        names = [names[-1] if names else "one without" for _, _, names in chosen]
+        sys.exit(f"the image has several: choose one by --tag: {_printable(', '.join(names))}")
+    ((descriptor, configuration, _),) = chosen
+    (layout / "index.json").unlink()
+    index = {"schemaVersion": 2, "manifests": [{**descriptor, "annotations": {TAG: "app"}}]}
+    (layout / "index.json").write_text(json.dumps(index))
+    return configuration
 
 
 def read_settings(configuration: dict[str, Any], runtime: Path) -> Settings:
     """From the image's configuration, and from what umoci made of it: it has looked the user up in
     the image's own files.
     """
-    config, process = configuration.get("config", {}), _read(runtime)["process"]
+    config, process = configuration.get("config") or {}, _read(runtime)["process"]
     entrypoint, command = config.get("Entrypoint") or [], config.get("Cmd") or []
     if not entrypoint:
         entrypoint, command = command[:1], command[1:]
     if not entrypoint:
         sys.exit("the image says neither Entrypoint nor Cmd: it is no app")
+    environment = [one for one in process["env"] if not one.startswith("TERM=")]
+    for text in (*entrypoint, *command, *environment, process["cwd"]):
+        if "\0" in text or len(text.encode()) >= MAX_STRING:
+            sys.exit("the image's configuration has a text that no program can be given")
+    ports = [PORTS.fullmatch(port) for port in config.get("ExposedPorts") or {}]
     return Settings(
         entrypoint=entrypoint,
         command=command,
-        environment=[one for one in process["env"] if not one.startswith("TERM=")],
+        environment=environment,
         directory=process["cwd"],
         user=process["user"]["uid"],
         group=process["user"]["gid"],
         groups=process["user"].get("additionalGids", []),
-        ports=[port.partition("/")[0] for port in config.get("ExposedPorts") or {}],
+        ports=[int(port[1]) for port in ports if port],
     )
 
 
-def add_entry(root: Path, settings: Settings, temporary: Path) -> str:
-    """Write /bin/app. A program that the image has there goes aside. Returns the program's path."""
-    program, path = _look_up(root, settings)
-    inside(root, settings.directory).mkdir(parents=True, exist_ok=True)
-    entry = inside(root, "/bin") / "app"
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    if os.path.lexists(entry):
-        aside = entry.with_name("app.image")
-        if path == entry:
-            program = "/bin/app.image"
-        entry.rename(aside)
-    (temporary / "settings.h").write_bytes(header(settings, program))
-    compile_for_guest(ENTRY, temporary / "entry", X86_64.machine, f"-I{temporary}")
-    shutil.move(temporary / "entry", entry)
-    return program
+def add_entry(root: Path, settings: Settings, temporary: Path) -> tuple[str, str]:
+    """Write the program that does what the configuration says. Returns its path in the guest, and
+    that of the image's program.
+    """
+    program = _look_up(root, settings)
+    with _Writable(root):
+        inside(root, settings.directory).mkdir(parents=True, exist_ok=True)
+        for path in (BIN_APP, ASIDE):
+            parent, name = os.path.split(path)
+            entry = inside(root, parent) / name
+            if not os.path.lexists(entry):
+                break
+        else:
+            sys.exit(f"the image has {BIN_APP} and {ASIDE} of its own")
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        (temporary / "settings.h").write_bytes(header(settings, program))
+        compile_for_guest(ENTRY, temporary / "entry", X86_64.machine, f"-I{temporary}")
+        with _Writable(entry.parent):
+            (temporary / "entry").rename(entry)
+    return path, program
 
 
 def header(settings: Settings, program: str) -> bytes:
@@ -196,7 +238,7 @@ def inside(root: Path, path: str) -> Path:
         elif (at / part).is_symlink():
             links += 1
             if links > MAX_LINKS:
-                sys.exit(f"{path} of the image is a link that leads nowhere")
+                sys.exit(f"{_printable(path)} of the image is a link that leads nowhere")
             target = (at / part).readlink()
             at = root if target.is_absolute() else at
             parts += str(target).split("/")[::-1]
@@ -205,68 +247,120 @@ def inside(root: Path, path: str) -> Path:
     return at
 
 
-def _look_up(root: Path, settings: Settings) -> tuple[str, Path]:
-    """The program by its path in the guest and by its path here, found as a shell finds it."""
+class _Writable:
+    """A directory of an image may be one that its owner, who is not root, can't write."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> None:
+        self._mode = stat.S_IMODE(self._directory.stat().st_mode)
+        self._directory.chmod(self._mode | stat.S_IWUSR)
+
+    def __exit__(self, *_: object) -> None:
+        self._directory.chmod(self._mode)
+
+
+def _look_up(root: Path, settings: Settings) -> str:
+    """The program's path in the guest, found as execvp(3) finds it in the working directory."""
     name = settings.entrypoint[0]
     variables = dict(one.partition("=")[::2] for one in settings.environment)
-    if "/" in name:
-        places = [str(PurePosixPath(settings.directory, name))]
-    else:
-        places = [f"{place or '.'}/{name}" for place in variables.get("PATH", "").split(":")]
-    for place in places:
-        path = inside(root, place)
-        if path.is_file() and path.stat().st_mode & 0o111:
-            return place, path
-    sys.exit(f"the image has no program {name}, which its configuration names")
+    search = [""] if "/" in name else variables.get("PATH", "").split(":")
+    for place in search:
+        path = str(PurePosixPath(settings.directory, place, name))
+        found = inside(root, path)
+        if found.is_file() and found.stat().st_mode & 0o111:
+            return path
+    sys.exit(f"the image has no program {_printable(name)}, which its configuration names")
 
 
-def _manifests(layout: Path, index: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The descriptors of its images, those of indexes in it included. A tag is on the outer one."""
+def _manifests(
+    layout: Path, index: dict[str, Any], depth: int = MAX_INDEXES
+) -> Iterator[dict[str, Any]]:
+    """The descriptors of the images that are there and may be for this machine, those of indexes
+    in the index included. A name is on the outer one.
+    """
     for descriptor in index["manifests"]:
-        if any(kind in descriptor.get("mediaType", "") for kind in INDEX_TYPES):
-            for inner in _manifests(layout, _blob(layout, descriptor)):
-                outer = descriptor.get("annotations", {})
-                yield {**inner, "annotations": {**inner.get("annotations", {}), **outer}}
-        else:
+        platform = descriptor.get("platform")
+        if (platform and not _is_ours(platform)) or not _path(layout, descriptor).exists():
+            continue
+        if not any(kind in descriptor.get("mediaType", "") for kind in INDEX_TYPES):
             yield descriptor
+        elif depth:
+            outer = descriptor.get("annotations") or {}
+            for inner in _manifests(layout, _blob(layout, descriptor), depth - 1):
+                yield {**inner, "annotations": {**(inner.get("annotations") or {}), **outer}}
+
+
+def _is_ours(platform: dict[str, Any]) -> bool:
+    made_for = platform.get("os", "linux"), platform.get("architecture")
+    return made_for == ("linux", ARCHITECTURES[X86_64.machine])
+
+
+def _path(layout: Path, descriptor: dict[str, Any]) -> Path:
+    digest = DIGEST.fullmatch(descriptor["digest"])
+    if digest is None:
+        raise ValueError("a digest is none")
+    return layout / "blobs" / digest[1] / digest[2]
 
 
 def _blob(layout: Path, descriptor: dict[str, Any]) -> dict[str, Any]:
-    digest = DIGEST.fullmatch(descriptor.get("digest", ""))
-    if digest is None:
-        sys.exit("the image's index or manifest has no digest where it needs one")
-    return _read(layout / "blobs" / digest[1] / digest[2])
+    return _read(_path(layout, descriptor))
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        sys.exit(f"the image's {path.name} is no JSON: {error}")
-    return value if isinstance(value, dict) else {}
+    if not path.is_file():
+        raise ValueError(f"it has no {path.name}")
+    value = json.loads(path.read_bytes())
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} is no JSON object")
+    return value
 
 
-def _umoci(layout: Path, bundle: Path) -> Path:
+def _umoci(temporary: Path) -> Path:
     """The files of the image. Only root can give them the owners that the image names."""
     umoci = debian.unpack("umoci") / "usr/bin/umoci"
     rootless = [] if os.geteuid() == 0 else ["--rootless"]
-    command: list[str | Path] = [umoci, "unpack", *rootless, "--image", f"{layout}:app", bundle]
-    unpacked = subprocess.run(command, capture_output=True, text=True)
+    command: list[str | Path] = [umoci, "unpack", *rootless, "--image", "layout:app", "bundle"]
+    unpacked = subprocess.run(
+        command, cwd=temporary, capture_output=True, text=True, errors="replace"
+    )
     if unpacked.returncode:
-        sys.exit(f"umoci can't unpack the image: {unpacked.stderr.strip()}")
-    return bundle / "rootfs"
+        why = " ".join(unpacked.stderr.split())
+        remedy = "skopeo copy can make one of plain OCI, with layers in gzip"
+        sys.exit(f"umoci can't unpack the image: {_printable(why)}; {remedy}")
+    return temporary / "bundle/rootfs"
+
+
+def _make_harmless(root: Path) -> None:
+    """Every user of this host can reach the files: none is a device, or gives away its owner's
+    rights. The guest has devices of its own.
+    """
+    for parent, _, names in os.walk(root):
+        for name in names:
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+                path.unlink()
+            elif stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
+                path.chmod(stat.S_IMODE(mode) & ~(stat.S_ISUID | stat.S_ISGID))
 
 
 def _remove(directory: Path) -> None:
-    """An image has directories that only root may write."""
+    """An image has directories that their owner may not write."""
+    for parent, names, _ in os.walk(directory):
+        for name in names:
+            path = Path(parent, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(directory, ignore_errors=True)
 
-    def allow(_: object, path: str, __: object) -> None:
-        Path(path).parent.chmod(0o700)
-        Path(path).unlink()
 
-    shutil.rmtree(directory, onerror=allow)
+def _printable(text: str) -> str:
+    """An image's words can't do anything to a terminal."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def _quoted(text: str) -> str:
     """A string of C, of any bytes: three digits each."""
-    return '"' + "".join(f"\\{byte:03o}" for byte in text.encode(errors="surrogatepass")) + '"'
+    return '"' + "".join(f"\\{byte:03o}" for byte in text.encode()) + '"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,11 @@ def new_image(tmp_path: Path) -> NewImage:
     """An image with a shell and a program that says what it was started with."""
 
     def run(
-        *, program: str = "bin/talks", links: dict[str, str] | None = None, **config: Any
+        *,
+        program: str = "bin/talks",
+        links: dict[str, str] | None = None,
+        modes: dict[str, int] | None = None,
+        **config: Any,
     ) -> Path:
         layer = tmp_path / "layer"
         (layer / "usr/bin").mkdir(parents=True)
@@ -63,14 +68,21 @@ def new_image(tmp_path: Path) -> NewImage:
         (layer / "etc/passwd").write_text("root:x:0:0::/home:/bin/sh\n")
         (layer / "usr" / program).write_text(TALKS)
         (layer / "usr" / program).chmod(0o755)
-        return images.make(tmp_path / "image", layer, **config)
+        for name, mode in (modes or {}).items():
+            (layer / name).chmod(mode)
+        image = images.make(tmp_path / "image", layer, **config)
+        for name in modes or {}:
+            (layer / name).chmod(0o755)
+        return image
 
     return run
 
 
-def said(root: Path, *arguments: str, variables: Sequence[str] = ()) -> list[str]:
-    """What /bin/app says, started there as root."""
-    command = ["--map-root-user", f"--root={root}", "/bin/app", *arguments]
+def said(
+    root: Path, *arguments: str, variables: Sequence[str] = (), program: str = "/bin/app"
+) -> list[str]:
+    """What the program says, started there as root."""
+    command = ["--map-root-user", f"--root={root}", program, *arguments]
     given = dict(variable.split("=", 1) for variable in variables)
     unshare = shutil.which("unshare")
     assert unshare is not None
@@ -134,7 +146,7 @@ def test_a_script_is_refused_with_what_to_do(make: Made, directory: Path, tmp_pa
     (tmp_path / "script").write_text("#!/bin/sh\n")
     result = make(tmp_path / "script")
     assert result.returncode == 1
-    assert "neither a program for x86_64 nor an OCI image" in result.stderr
+    assert "neither a whole program for x86_64 nor an OCI image" in result.stderr
     assert not (directory / "bin/app").exists()
     result = make(tmp_path / "missing")
     assert (result.returncode, result.stderr) == (
@@ -188,14 +200,27 @@ def test_links_of_an_image_lead_nowhere_but_into_it(
     assert (directory / str(outside).lstrip("/") / "made").is_dir()
 
 
-def test_a_program_that_is_bin_app_itself_goes_aside(
-    new_image: NewImage, make: Made, directory: Path
+# Others of the image's programs may start it, by whatever name.
+@pytest.mark.parametrize("entrypoint", [["/bin/app"], ["sh", "-c", 'exec app "$0" "$@"']])
+def test_an_image_keeps_its_own_bin_app_and_ours_goes_beside(
+    new_image: NewImage, make: Made, directory: Path, entrypoint: list[str]
 ) -> None:
-    config = {"config.entrypoint": "/bin/app", "config.env": "FOO=image", "config.cmd": "one"}
-    result = make(new_image(program="bin/app", **config))
+    image = new_image(
+        program="bin/app",
+        **{
+            "config.entrypoint": entrypoint,
+            "config.env": ["FOO=image", "PATH=/bin"],
+            "config.cmd": "one",
+        },
+    )
+    result = make(image)
     assert result.returncode == 0, result
-    assert said(directory)[0] == "one"
-    assert "FOO=image" in said(directory)
+    command = f"krunclient --exec /.krunclient/app '{directory}' 8080"
+    assert result.stdout.splitlines()[-1] == command
+    assert (directory / "bin/app").read_text() == TALKS
+    told = said(directory, program="/.krunclient/app")
+    assert told[0] == "one"
+    assert "FOO=image" in told
 
 
 def test_of_several_images_the_one_for_this_machine_or_with_the_tag_is_taken(
@@ -204,7 +229,14 @@ def test_of_several_images_the_one_for_this_machine_or_with_the_tag_is_taken(
     layout = new_image(**{"config.cmd": ["talks", "ours"], "config.env": "PATH=/bin"})
     index = json.loads((layout / "index.json").read_text())
     (ours,) = index["manifests"]
-    nested = json.dumps({"schemaVersion": 2, "manifests": [ours, foreign(layout, ours)]}).encode()
+    # As docker writes it, with one that is not in the archive, and one for a kind of processor.
+    absent = {**ours, "digest": f"sha256:{'0' * 64}"}
+    kind = {
+        **another(layout, ours),
+        "platform": {"architecture": "amd64", "os": "linux", "variant": "v3"},
+    }
+    all_of_them = [ours, foreign(layout, ours), absent, kind]
+    nested = json.dumps({"schemaVersion": 2, "manifests": all_of_them}).encode()
     outer = {
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "digest": put(layout, nested),
@@ -215,7 +247,7 @@ def test_of_several_images_the_one_for_this_machine_or_with_the_tag_is_taken(
     assert result.returncode == 0, result
     assert said(directory)[0] == "ours"
     shutil.rmtree(directory)
-    twice = [ours, {**ours, "annotations": {images.TAG_NAME: "other"}}]
+    twice = [ours, {**another(layout, ours), "annotations": {images.TAG_NAME: "other"}}]
     (layout / "index.json").write_text(json.dumps({**index, "manifests": twice}))
     result = make(layout)
     assert (result.returncode, result.stderr) == (
@@ -234,6 +266,12 @@ def foreign(layout: Path, descriptor: dict[str, Any]) -> dict[str, Any]:
     encoded = json.dumps({**config, "architecture": "riscv64"}).encode()
     blob["config"] = {**blob["config"], "digest": put(layout, encoded), "size": len(encoded)}
     manifest = json.dumps(blob).encode()
+    return {**descriptor, "digest": put(layout, manifest), "size": len(manifest)}
+
+
+def another(layout: Path, descriptor: dict[str, Any]) -> dict[str, Any]:
+    """The same image by another digest."""
+    manifest = (layout / "blobs/sha256" / descriptor["digest"][7:]).read_bytes() + b"\n"
     return {**descriptor, "digest": put(layout, manifest), "size": len(manifest)}
 
 
@@ -275,11 +313,98 @@ def test_what_is_no_image_is_told(make: Made, tmp_path: Path) -> None:
     result = make(images.archive(tmp_path / "nothing"))
     assert result.returncode == 1
     assert "convert it by skopeo copy docker-archive:" in result.stderr
+    archive = images.archive(tmp_path / "nothing")
+    archive.write_bytes(archive.read_bytes()[:700])
+    result = make(archive)
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1), result
+
+
+def test_a_program_that_could_not_run_is_refused(
+    compiled: Callable[..., Path], make: Made, directory: Path, tmp_path: Path
+) -> None:
+    def error(program: Path) -> str:
+        result = make(program)
+        assert (result.returncode, len(result.stderr.splitlines())) == (1, 1), result
+        assert not directory.exists()
+        return result.stderr
+
+    program = compiled("program", "int main(void) { return 3; }", "-static")
+    (tmp_path / "cut").write_bytes(program.read_bytes()[:100])
+    (tmp_path / "cut").chmod(0o755)
+    assert "neither a whole program" in error(tmp_path / "cut")
+    assert "neither a whole program" in error(compiled("part.o", "int x;", "-c"))
+    other = compiled("other", "int main(void) { return 3; }", "-Wl,--dynamic-linker,/tmp/own")
+    assert "names /tmp/own as its loader, which is none of /lib64/ld-linux-" in error(other)
+    os.mkfifo(tmp_path / "pipe")
+    assert "is no file" in error(tmp_path / "pipe")
+    program.chmod(0o644)
+    assert "is not executable: chmod +x it" in error(program)
+
+
+def test_a_library_of_any_name_comes_along_and_one_that_was_there_is_told(
+    compiled: Callable[..., Path], make: Made, directory: Path, tmp_path: Path
+) -> None:
+    name = "libwith space.so"
+    compiled(name, "int three(void) { return 3; }", "-shared", "-fPIC", f"-Wl,-soname,{name}")
+    source = "int three(void); int main(void) { return three(); }"
+    rest = (f"-L{tmp_path}", f"-l:{name}", f"-Wl,-rpath,{tmp_path}")
+    program = compiled("program", source, *rest)
+    assert make(program).returncode == 0
+    command = ["unshare", "--map-root-user", f"--root={directory}", "/bin/app"]
+    assert subprocess.run(command).returncode == 3
+    (directory / "lib/x86_64-linux-gnu/libc.so.6").write_text("own\n")
+    result = make(program)
+    assert result.returncode == 1
+    assert "libc.so.6 is not from here, and was left: remove it first" in result.stderr
+
+
+def test_a_library_is_looked_for_from_where_the_user_is(
+    compiled: Callable[..., Path], make: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here/lib").mkdir(parents=True)
+    library = compiled("three.so", "int three(void) { return 3; }", "-shared", "-fPIC")
+    library.rename(tmp_path / "here/lib/three.so")
+    source = "int three(void); int main(void) { return three(); }"
+    program = compiled("program", source, f"-L{tmp_path}/here/lib", "-l:three.so")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "lib")
+    assert make(program).returncode == 1
+    monkeypatch.setenv("NOX_STARTED_IN", str(tmp_path / "here"))
+    result = make(program)
+    assert result.returncode == 0, result
+
+
+def test_no_file_of_an_image_gives_rights_away_and_none_is_a_device(
+    new_image: NewImage, make: Made, directory: Path, tmp_path: Path
+) -> None:
+    layout = new_image(
+        modes={"usr/bin/talks": 0o6755, "usr": 0o555}, **{"config.cmd": "/bin/talks"}
+    )
+    directory.mkdir(mode=0o700)
+    result = make(layout)
+    assert result.returncode == 0, result
+    assert (directory / "usr/bin/talks").stat().st_mode & 0o7777 == 0o755
+    assert (directory / "usr").stat().st_mode & 0o7777 == 0o555
+    assert directory.stat().st_mode & 0o7777 == 0o700
+    assert said(directory)[1] == "/"
+
+
+def test_only_tcp_ports_are_the_guests(new_image: NewImage, make: Made) -> None:
+    ports = ["53/udp", "8000-8010/tcp"]
+    result = make(new_image(**{"config.cmd": "/bin/talks", "config.exposedports": ports}))
+    assert "krunclient --guest-port 8000 " in result.stdout, result
+
+
+def test_an_images_words_do_nothing_to_a_terminal(new_image: NewImage, make: Made) -> None:
+    result = make(new_image(**{"config.cmd": ["/bin/talks", "\x1b]0;x\x07\nkrunclient evil"]}))
+    assert result.returncode == 0, result
+    assert len(result.stdout.splitlines()) == 2
+    assert "\x1b" not in result.stdout
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("index.json", "[" * 200000),
         ("index.json", "[]"),
         ("index.json", "{"),
         ("index.json", '{"manifests": [{}]}'),

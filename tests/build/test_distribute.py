@@ -41,6 +41,21 @@ def test_what_is_missing_is_added(rootfs: Path, app: Path) -> None:
     assert (app / "bin/app").read_text() == "the app\n"
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "\x00"])
+def test_a_broken_record_is_none(rootfs: Path, app: Path, text: str) -> None:
+    (app / ".krunclient-rootfs.json").write_text(text)
+    assert distribute(rootfs, app)[0] == ["etc/hosts", "etc/link"]
+    assert distribute(rootfs, app) == ([], [])
+
+
+def test_no_link_of_an_app_leads_the_record_out(rootfs: Path, app: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("outside\n")
+    for name in (".krunclient-rootfs.tmp", ".krunclient-rootfs.json"):
+        (app / name).symlink_to(tmp_path / "outside")
+    distribute(rootfs, app)
+    assert (tmp_path / "outside").read_text() == "outside\n"
+
+
 def test_a_second_run_changes_nothing(rootfs: Path, app: Path) -> None:
     distribute(rootfs, app)
     assert distribute(rootfs, app) == ([], [])

@@ -22,7 +22,7 @@ from tests.framework.paths import GUESTS, SCRIPTS, TOP
 
 APPS = GUESTS / "apps"
 SOURCES = TOP / "tests/guests"
-PYTHON_PORT = 8000
+PORT = 80
 
 
 def go(directory: Path, cgo: bool) -> Path:
@@ -45,7 +45,7 @@ def rust(directory: Path) -> Path:
 
 
 def python(directory: Path) -> Path:
-    """An archive; its user is nobody, who may not have port 80."""
+    """An archive. Its user is nobody, who has port 80 all the same, as in a container."""
     minimal = debian.dependency("python3-minimal", r"python3\.\d+-minimal", debian.codename())
     version = minimal.removesuffix("-minimal")
     layer = directory / "layer"
@@ -59,8 +59,7 @@ def python(directory: Path) -> Path:
     config: dict[str, str | list[str]] = {
         "config.entrypoint": version,
         "config.cmd": "hello.py",
-        "config.env": ["PYTHONDONTWRITEBYTECODE=1", "PATH=/usr/bin", f"PORT={PYTHON_PORT}"],
-        "config.exposedports": f"{PYTHON_PORT}/tcp",
+        "config.env": ["PYTHONDONTWRITEBYTECODE=1", "PATH=/usr/bin", f"PORT={PORT}"],
         "config.user": "nobody",
         "config.workingdir": "/srv",
     }

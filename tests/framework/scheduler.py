@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -70,9 +70,8 @@ class Scheduler:
         for name in ("state", "spool"):
             (directory / name).mkdir(parents=True)
         (directory / "slurm.conf").write_text(f"{text}MpiParams=ports={ports}\n")
-        key = directory / "munge.key"
-        key.write_bytes(os.urandom(1024))
-        key.chmod(0o400)
+        (directory / "munge.key").touch(0o600)
+        (directory / "munge.key").write_bytes(os.urandom(1024))
         self._environment = {
             "LD_LIBRARY_PATH": f"{LIBRARIES}:{PLUGINS}",
             "PATH": f"{SLURM}/usr/bin:/usr/bin:/bin",
@@ -91,13 +90,11 @@ class Scheduler:
         self._start("munged", "--foreground", "--force", *munge)
         self._start("slurmctld", "-D", "-c")
         self._start("slurmd", "-D", "-N", "localhost", "-d", f"{SLURM}/usr/sbin/slurmstepd")
-        deadline = time.monotonic() + STARTS_IN
-        while "idle" not in self._run("sinfo", "--noheader", check=False):
-            if time.monotonic() > deadline:
-                logs = self._logs()
-                self._end()
-                raise AssertionError(logs)
-            time.sleep(0.2)
+        try:
+            self._wait(lambda: "idle" in self._run("sinfo", "--noheader", check=False))
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -106,15 +103,22 @@ class Scheduler:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._run("scancel", "--state=RUNNING", "--user=root", check=False)
-        self._end()
-        if error is not None:
-            print(self._logs())
+        try:
+            self._run("scancel", "--user=root", check=False)
+            self._wait(lambda: not self._run("squeue", "--noheader", check=False))
+        finally:
+            self._end()
+            if error is not None:
+                print(self._logs())
 
     def _end(self) -> None:
         for daemon in reversed(self._daemons):
             daemon.terminate()
-            daemon.communicate()
+            try:
+                daemon.wait(STARTS_IN)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
 
     def submit(self, *words: str | Path, environment: Mapping[str, str]) -> int:
         """The number of a job of the template's, with these arguments."""
@@ -143,13 +147,16 @@ class Scheduler:
         return (self._directory / f"{job}.out").read_text()
 
     def _wait_for(self, kind: str, name: str, pattern: str) -> re.Match[str]:
+        show = ("scontrol", "show", kind, name)
+        self._wait(lambda: bool(re.search(pattern, self._run(*show, check=False))))
+        found = re.search(pattern, self._run(*show))
+        assert found is not None
+        return found
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + STARTS_IN
-        while True:
-            shown = self._run("scontrol", "show", kind, name, check=False)
-            found = re.search(pattern, shown)
-            if found:
-                return found
-            assert time.monotonic() < deadline, shown
+        while not condition():
+            assert time.monotonic() < deadline, self._logs()
             time.sleep(0.2)
 
     def _start(self, name: str, *words: str) -> None:

@@ -57,6 +57,5 @@ def test_a_go_server_on_the_projects_root_answers_twenty_requests_in_a_row(
 def test_an_app_directory_from_a_program_or_an_image_answers(
     launcher: Launcher, port: int, app: str, answer: bytes
 ) -> None:
-    options = [f"--guest-port={languages.PYTHON_PORT}"] if app == "python" else []
-    with launcher.serve(languages.APPS / app, port, *options) as server:
+    with launcher.serve(languages.APPS / app, port) as server:
         assert [server.get() for _ in range(3)] == [answer] * 3
