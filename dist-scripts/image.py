@@ -86,8 +86,9 @@ def unpack(source: Path, directory: Path, tag: str | None) -> str:
             sys.exit(f"{source} is no OCI image that can be read: {type(error).__name__}: {why[0]}")
         _make_harmless(root)
         entry, program = add_entry(root, settings, temporary)
-        for path in root.iterdir():
-            path.rename(directory / path.name)
+        with _Writable(root):
+            for path in root.iterdir():
+                _move(path, directory / path.name)
         complete = True
     finally:
         _remove(temporary)
@@ -344,6 +345,17 @@ def _make_harmless(root: Path) -> None:
                 path.unlink()
             elif stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
                 path.chmod(stat.S_IMODE(mode) & ~(stat.S_ISUID | stat.S_ISGID))
+
+
+def _move(path: Path, target: Path) -> None:
+    """A directory that moves is written: its parent changes, rename(2)."""
+    mode = stat.S_IMODE(path.lstat().st_mode)
+    is_directory = path.is_dir() and not path.is_symlink()
+    if is_directory:
+        path.chmod(mode | stat.S_IWUSR)
+    path.rename(target)
+    if is_directory:
+        target.chmod(mode)
 
 
 def _remove(directory: Path) -> None:

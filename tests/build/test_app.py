@@ -377,7 +377,8 @@ def test_no_file_of_an_image_gives_rights_away_and_none_is_a_device(
     new_image: NewImage, make: Made, directory: Path, tmp_path: Path
 ) -> None:
     layout = new_image(
-        modes={"usr/bin/talks": 0o6755, "usr": 0o555}, **{"config.cmd": "/bin/talks"}
+        modes={"usr/bin/talks": 0o6755, "usr/bin": 0o555, "usr": 0o555},
+        **{"config.cmd": "/bin/talks"},
     )
     directory.mkdir(mode=0o700)
     result = make(layout)
