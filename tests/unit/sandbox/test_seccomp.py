@@ -30,8 +30,10 @@ def run(
     arguments: tuple[int, ...] = (),
     architecture: int = 0,
     program: tuple[seccomp.Instruction, ...] = (),
+    steps: list[int] | None = None,
 ) -> int:
-    """What the kernel would do: BPF as far as the filter uses it."""
+    """What the kernel would do: BPF as far as the filter uses it. `steps` gets what it went by."""
+    steps = [] if steps is None else steps
     data = {
         seccomp.NUMBER: call,
         seccomp.ARCHITECTURE: architecture or ARCHITECTURES[machine].audit_arch,
@@ -43,6 +45,7 @@ def run(
     program = program or PROGRAMS[machine]
     while True:
         one = program[position]
+        steps.append(position)
         position += 1
         if one.code == seccomp.RETURN:
             return one.value
@@ -264,3 +267,45 @@ def test_a_waiting_thread_that_does_anything_else_ends_the_process(machine: str)
 def test_a_rule_for_a_call_that_nobody_knows_is_an_error() -> None:
     with pytest.raises(KeyError, match="ptarce"):
         seccomp._Rules(ARCHITECTURES["x86_64"]).rule("ptarce")
+
+
+# KVM_RUN, KVM_IRQ_LINE; data to a client, as libkrun sends it.
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("ioctl", (9, 0xAE80)),
+        ("ioctl", (9, 0x4008AE61)),
+        ("sendto", (9, 0, 100, 0x4000)),
+        ("sendmsg", (9, 0, 0)),
+        ("fcntl", (9, 3, 0)),
+    ],
+)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_what_a_busy_vmm_calls_is_decided_in_a_few_steps(
+    machine: str, name: str, arguments: tuple[int, ...]
+) -> None:
+    found = number(name, machine)
+    assert found is not None
+    steps: list[int] = []
+    assert run(machine, found, arguments, steps=steps) == RET_ALLOW
+    assert len(steps) < 25
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_no_decision_depends_on_the_order_of_the_rules(
+    machine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seccomp, "FREQUENT", ())
+    architecture = ARCHITECTURES[machine]
+    as_written = seccomp.assemble(architecture, PROCESS, set_id_bits=True, sockets=True)
+    assert as_written != PROGRAMS[machine]
+    values = sorted({one.value for one in as_written if one.code == seccomp.JUMP_EQUAL} | {0})
+    for call_number in range(600):
+        steps: list[int] = []
+        run(machine, call_number, program=as_written, steps=steps)
+        looks = any(as_written[step].value >= seccomp.FIRST_ARGUMENT for step in steps
+                    if as_written[step].code == seccomp.LOAD)  # fmt: skip
+        for value in values if looks else [0]:
+            arguments = (value,) * 6
+            expected = run(machine, call_number, arguments, program=as_written)
+            assert run(machine, call_number, arguments) == expected
