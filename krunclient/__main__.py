@@ -101,10 +101,10 @@ def _late(load: Callable[[], Main]) -> Main:
 
 
 def _forget_this_copy() -> None:
-    """Code that is imported late is damaged: without its manifest, the next start extracts anew."""
+    """Code that is imported late is damaged: without the first, the next start extracts anew."""
     top = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     try:
-        os.unlink(os.path.join(top, "manifest"))
+        os.unlink(os.path.join(top, "code"))
     except OSError:
         pass  # this is no extracted copy
 

@@ -5,8 +5,9 @@ It stands at the top of the archive beside `bootstrap`. The unpacking itself is 
 
 from __future__ import annotations
 
-import compileall
+import ast
 import fcntl
+import marshal
 import os
 import shutil
 import time
@@ -15,14 +16,80 @@ import zlib
 from pathlib import Path
 
 import bootstrap
+import loader
+import start
 from _bootstrap import extract_site_packages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import IO
+    from types import CodeType
+    from typing import IO, Any
 
 LOCK_SECONDS = 30
+# What a launch imports: before its fork, and after it in the two processes.
+BEFORE_THE_FORK = (
+    "krunclient",
+    "krunclient.__main__",
+    "krunclient.bindings",
+    "krunclient.bindings.arch",
+    "krunclient.bindings.declare",
+    "krunclient.bindings.libc",
+    "krunclient.cli",
+    "krunclient.config",
+    "krunclient.errors",
+    "krunclient.host",
+    "krunclient.host.elf",
+    "krunclient.host.facts",
+    "krunclient.host.kvm",
+    "krunclient.host.libraries",
+    "krunclient.host.program",
+    "krunclient.log",
+    "krunclient.model",
+    "krunclient.options",
+    "krunclient.plan",
+    "krunclient.record",
+    "krunclient.report",
+    "krunclient.sandbox",
+    "krunclient.sandbox.confinement",
+    "krunclient.sandbox.landlock",
+    "krunclient.sandbox.mounts",
+    "krunclient.sandbox.process",
+    "krunclient.secret",
+    "krunclient.supervisor",
+    "krunclient.supervisor.children",
+    "krunclient.supervisor.claims",
+    "krunclient.supervisor.memory",
+    "krunclient.supervisor.run",
+    "krunclient.supervisor.usage",
+)
+IN_THE_VMM = (
+    "krunclient.bindings.libkrun",
+    "krunclient.sandbox.confine",
+    "krunclient.sandbox.lifeline",
+    "krunclient.sandbox.privileges",
+    "krunclient.sandbox.seccomp",
+    "krunclient.vmm",
+    "krunclient.vmm.descriptors",
+    "krunclient.vmm.initfile",
+    "krunclient.vmm.main",
+    "krunclient.vmm.start",
+)
+IN_THE_SUPERVISOR = (
+    "krunclient.supervisor.announce",
+    "krunclient.supervisor.layer",
+    "krunclient.supervisor.libkrunlog",
+    "krunclient.supervisor.loop",
+    "krunclient.supervisor.mappedport",
+    "krunclient.supervisor.notifications",
+    "krunclient.supervisor.presence",
+    "krunclient.supervisor.readiness",
+    "krunclient.supervisor.sockets",
+    "krunclient.supervisor.stalls",
+    "krunclient.supervisor.tcptable",
+    "krunclient.supervisor.verdict",
+    "krunclient.supervisor.watch",
+)
 
 
 class ExtractionError(Exception):
@@ -61,7 +128,7 @@ def _make_private(directory: str) -> None:
     while not os.path.lexists(directory):
         missing.append(directory)
         directory = os.path.dirname(directory)
-    if missing and bootstrap.is_guarded(directory):
+    if missing and start.is_guarded(directory):
         for path in reversed(missing):
             os.mkdir(path, 0o700)
 
@@ -71,26 +138,72 @@ def _extract_once(directory: str, archive: str, name: str) -> str:
     with open(os.path.join(directory, "lock"), "w") as lock:
         _lock(lock)
         # Another start may have done it while this one waited.
-        if not bootstrap.is_whole(target):
+        if not _is_whole(target):
             _remove(target)
             try:
                 with zipfile.ZipFile(archive) as content:
                     extract_site_packages(content, Path(target), compile_pyc=False)
-                _compile(target)
-                _write_manifest(target)
+                    _compile(target, content.read("loader.py"))
             finally:
                 _remove(f"{target}.tmp")
     return target
 
 
-def _compile(target: str) -> None:
-    """Replace each source by its bytecode, without docstrings: an import then looks at one file
-    instead of two, and so does the check that all is whole. Raises OSError.
+def _is_whole(target: str) -> bool:
+    try:
+        _, (files, *_) = start.read(f"{target}/{start.CODE}")
+        return all(_state(f"{target}/{name}") == state for name, state in files.items())
+    except (OSError, ValueError, EOFError, TypeError):
+        return False
+
+
+def _state(path: str) -> tuple[int, int]:
+    """By which `loader` knows a file again."""
+    found = os.lstat(path)
+    return found.st_size, found.st_ctime_ns
+
+
+def _compile(target: str, first: bytes) -> None:
+    """Put the bytecode of all sources into two files: what a launch needs, and the rest. Docstrings
+    are left out, and the import of __future__. Raises OSError.
     """
-    if not compileall.compile_dir(target, quiet=2, legacy=True, optimize=2):
-        raise OSError("the code can't be compiled")
-    for source in Path(target).rglob("*.py"):
+    top = Path(target, "site-packages")
+    codes, packages = {}, []
+    for source in sorted((top / "krunclient").rglob("*.py")):
+        name = ".".join(source.relative_to(top).with_suffix("").parts)
+        if source.name == "__init__.py":
+            name = name.rpartition(".")[0]
+            packages.append(name)
+        codes[name] = _compiled(source.read_bytes(), str(source))
         source.unlink()
+    kept = sorted(path for path in top.rglob("*") if path.is_file())
+    files = {str(path.relative_to(target)): _state(str(path)) for path in kept}
+    parts = [{name: codes.pop(name) for name in part} for part in (IN_THE_VMM, IN_THE_SUPERVISOR)]
+    before = {name: codes.pop(name) for name in BEFORE_THE_FORK}
+    later = [(frozenset(part), marshal.dumps(part)) for part in parts]
+    _write(f"{target}/{loader.LATER}", codes)
+    _write(
+        f"{target}/{start.CODE}", (_compiled(first, "loader.py"), (files, before, later, packages))
+    )
+
+
+def _compiled(source: bytes, path: str) -> CodeType:
+    tree = ast.parse(source)
+    tree.body = [
+        one
+        for one in tree.body
+        if not (isinstance(one, ast.ImportFrom) and one.module == "__future__")
+    ]
+    flags = annotations.compiler_flag  # of what is left out
+    return compile(tree, path, "exec", flags, dont_inherit=True, optimize=2)  # type: ignore[no-any-return]
+
+
+def _write(path: str, content: Any) -> None:
+    """For `start.read`."""
+    data = marshal.dumps(content)
+    with open(f"{path}.tmp", "wb") as file:
+        file.write(zlib.crc32(data).to_bytes(4, "little") + data)
+    os.rename(f"{path}.tmp", path)
 
 
 def _lock(file: IO[str]) -> None:
@@ -111,16 +224,3 @@ def _remove(path: str) -> None:
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)
-
-
-def _write_manifest(target: str) -> None:
-    lines = []
-    for parent, _, files in sorted(os.walk(target)):
-        for file in sorted(files):
-            path = os.path.join(parent, file)
-            found = os.stat(path)
-            lines.append(f"{found.st_size} {found.st_ctime_ns} {os.path.relpath(path, target)}")
-    temporary = os.path.join(target, f"{bootstrap.MANIFEST}.tmp")
-    with open(temporary, "w") as manifest:
-        manifest.write("\n".join([*lines, "end"]))
-    os.rename(temporary, os.path.join(target, bootstrap.MANIFEST))

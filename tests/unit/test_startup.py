@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
@@ -13,69 +14,20 @@ MAIN = "krunclient.__main__"
 SUPERVISOR = (
     "krunclient.supervisor.mappedport, krunclient.supervisor.watch, krunclient.supervisor.verdict"
 )
-BEFORE_THE_FORK = {
-    "krunclient",
-    "krunclient.__main__",
-    "krunclient.bindings",
-    "krunclient.bindings.arch",
-    "krunclient.bindings.declare",
-    "krunclient.bindings.libc",
-    "krunclient.cli",
-    "krunclient.config",
-    "krunclient.errors",
-    "krunclient.host",
-    "krunclient.host.elf",
-    "krunclient.host.facts",
-    "krunclient.host.kvm",
-    "krunclient.host.libraries",
-    "krunclient.host.program",
-    "krunclient.log",
-    "krunclient.model",
-    "krunclient.options",
-    "krunclient.plan",
-    "krunclient.record",
-    "krunclient.report",
-    "krunclient.sandbox",
-    "krunclient.sandbox.confinement",
-    "krunclient.sandbox.landlock",
-    "krunclient.sandbox.mounts",
-    "krunclient.sandbox.process",
-    "krunclient.secret",
-    "krunclient.supervisor",
-    "krunclient.supervisor.children",
-    "krunclient.supervisor.claims",
-    "krunclient.supervisor.memory",
-    "krunclient.supervisor.run",
-    "krunclient.supervisor.usage",
-}
+
+
+def listed(name: str) -> set[str]:
+    """A constant of the module that packs what a launch imports."""
+    for one in ast.parse((TOP / "krunclient/zipapp/extract.py").read_text()).body:
+        if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == name:
+            return set(ast.literal_eval(one.value))
+    raise AssertionError(name)
+
+
+BEFORE_THE_FORK = listed("BEFORE_THE_FORK")
 # What each of the two processes alone needs it imports after the fork, beside the other.
-IN_THE_VMM = {
-    "krunclient.bindings.libkrun",
-    "krunclient.sandbox.confine",
-    "krunclient.sandbox.lifeline",
-    "krunclient.sandbox.privileges",
-    "krunclient.sandbox.seccomp",
-    "krunclient.vmm",
-    "krunclient.vmm.descriptors",
-    "krunclient.vmm.initfile",
-    "krunclient.vmm.main",
-    "krunclient.vmm.start",
-}
-IN_THE_SUPERVISOR = {
-    "krunclient.supervisor.announce",
-    "krunclient.supervisor.layer",
-    "krunclient.supervisor.libkrunlog",
-    "krunclient.supervisor.loop",
-    "krunclient.supervisor.mappedport",
-    "krunclient.supervisor.notifications",
-    "krunclient.supervisor.presence",
-    "krunclient.supervisor.readiness",
-    "krunclient.supervisor.sockets",
-    "krunclient.supervisor.stalls",
-    "krunclient.supervisor.tcptable",
-    "krunclient.supervisor.verdict",
-    "krunclient.supervisor.watch",
-}
+IN_THE_VMM = listed("IN_THE_VMM")
+IN_THE_SUPERVISOR = listed("IN_THE_SUPERVISOR")
 STANDARD = "import sys, __future__, ctypes, errno, fcntl, gc, os, select, stat, time"
 LIST = 'print("\\n".join(sorted(sys.modules)))'
 

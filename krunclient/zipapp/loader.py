@@ -1,0 +1,97 @@
+"""The first code of a copy, which `start` runs: what imports find, and the way into krunclient."""
+
+import _signal  # built in; `signal` is not, and brings in `enum`
+import marshal
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import CodeType, ModuleType
+    from typing import Any
+
+    # What a launch imports: before its fork, and by names and as marshal has it, after it.
+    Codes = dict[str, CodeType]
+    Parts = Sequence[tuple[frozenset[str], bytes]]
+    Files = Mapping[str, tuple[int, int]]
+
+LATER = "later"  # the file of what a launch does not import
+ModuleSpec = type(sys.__spec__)  # importlib.machinery's, of which nothing else is needed
+
+
+def prepare(
+    target: str,
+    content: "tuple[Files, Codes, Parts, Sequence[str]]",
+    read: "Callable[[str], Any]",
+) -> "Callable[[int | None], None]":
+    """Look whether the rest of the copy in `target` is whole, and have imports find its code.
+
+    Returns what starts a launch. Raises OSError.
+    """
+    files, codes, parts, packages = content
+    for name, expected in files.items():
+        found = os.lstat(f"{target}/{name}")
+        if (found.st_size, found.st_ctime_ns) != expected:
+            raise OSError
+    # Under nohup, say, a stop would go unheard until the supervisor blocks these and looks at them.
+    for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM):
+        if _signal.getsignal(number) == _signal.SIG_IGN:
+            _signal.signal(number, _signal.SIG_DFL)
+    sys.meta_path.insert(0, Importer(target, codes, parts, packages, read))
+    return launch
+
+
+def launch(parent: "int | None") -> None:
+    from krunclient.__main__ import main
+
+    main(parent)
+
+
+class Importer:
+    """Finds and loads krunclient's modules, importlib.abc's MetaPathFinder and Loader."""
+
+    def __init__(
+        self,
+        target: str,
+        codes: "Codes",
+        parts: "Parts",
+        packages: "Sequence[str]",
+        read: "Callable[[str], Any]",
+    ) -> None:
+        self._target = target
+        self._codes = codes
+        self._parts = parts
+        self._packages = packages
+        self._read = read
+
+    def find_spec(self, name: str, path: object = None, module: object = None) -> "Any":
+        """Raises ImportError where the file of the rest is damaged."""
+        if name.partition(".")[0] != "krunclient":
+            return None
+        if name not in self._codes:
+            self._add(name)
+        if name not in self._codes:
+            return None
+        is_package = name in self._packages
+        file = f"{self._target}/site-packages/{name.replace('.', '/')}"
+        file += "/__init__.py" if is_package else ".py"
+        spec = ModuleSpec(name, self, origin=file, is_package=is_package)  # type: ignore[arg-type]
+        spec.has_location = True
+        return spec
+
+    def create_module(self, spec: object) -> None:
+        """As usual."""
+
+    def exec_module(self, module: "ModuleType") -> None:
+        exec(self._codes[module.__name__], module.__dict__)
+
+    def _add(self, name: str) -> None:
+        for names, part in self._parts:
+            if name in names:
+                self._codes.update(marshal.loads(part))
+                return
+        try:
+            self._codes.update(self._read(f"{self._target}/{LATER}"))
+        except (OSError, ValueError, EOFError, TypeError) as error:
+            raise ImportError(str(error)) from None
