@@ -13,15 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.framework.launch import HANGS_AFTER, Launcher
 
 
-def listed(launcher: Launcher, ports: Container[int] = range(65536)) -> dict[int, dict[str, Any]]:
+def listed(launcher: Launcher, ports: Container[int]) -> dict[int, dict[str, Any]]:
     """Those of some ports: others of the machine's may run meanwhile."""
     ended = launcher.run("--list", "--log-format=json")
     assert (ended.status, ended.stderr) == (0, b"")
     return {vm["port"]: vm for vm in json.loads(ended.stdout) if vm["port"] in ports}
 
 
-def phases(launcher: Launcher) -> dict[int, str]:
-    return {port: vm["phase"] for port, vm in listed(launcher).items()}
+def phases(launcher: Launcher, ports: Container[int]) -> dict[int, str]:
+    return {port: vm["phase"] for port, vm in listed(launcher, ports).items()}
 
 
 def measured(path: Path) -> dict[str, float]:

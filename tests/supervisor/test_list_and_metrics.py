@@ -22,7 +22,7 @@ from tests.framework.fake_vmm import APP_STARTED, IGNORES_SIGINT, LISTENING, STA
 from tests.framework.launch import Launcher
 from tests.framework.namespaces import UNSHARE, with_own_network
 from tests.framework.processes import children_of, is_gone_within, status_of
-from tests.framework.seen import listed, measured, wait_until
+from tests.framework.seen import listed, measured, phases, wait_until
 
 KRUNCLIENT = Launcher([sys.executable, "-m", "krunclient"], {"PATH": "/usr/bin:/bin"}, Path.cwd())
 PORTS = range(30790, 30795)
@@ -52,13 +52,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
-def phases() -> dict[int, str]:
-    return {port: vm["phase"] for port, vm in listed(KRUNCLIENT, PORTS).items()}
-
-
 def become(expected: dict[int, str]) -> None:
     deadline = time.monotonic() + SOON
-    while (found := phases()) != expected:
+    while (found := phases(KRUNCLIENT, PORTS)) != expected:
         assert time.monotonic() < deadline, found
 
 
@@ -75,7 +71,7 @@ def test_five_vms_are_shown_while_they_start_run_are_stopped_and_are_killed(star
     assert runs[0].wait(SOON) == 3
     runs[3].kill()
     runs[3].wait(SOON)
-    assert phases() == {second: "booting", third: "stopping", fifth: "ready"}
+    assert phases(KRUNCLIENT, PORTS) == {second: "booting", third: "stopping", fifth: "ready"}
     for run in runs:
         run.kill()
         run.wait(SOON)

@@ -77,29 +77,31 @@ def test_five_vms_are_shown_as_they_are_and_nothing_of_them_is_left(
     metrics = scratch / "metrics"
     metrics.mkdir()
     metrics.chmod(0o777)
-    assert listed(launcher) == {}
+    ports = [next_port() for _ in range(VMS)]
+    assert listed(launcher, ports) == {}
     root = new_root(f"mkdir -p /www; {GRACEFUL_HTTPD}")
     open_to(USER, root)
-    ports = [next_port() for _ in range(VMS)]
     for number, port in enumerate(ports):
         who = users_launcher if number % 2 else launcher
         runs[port] = who.start(root, str(port), f"--metrics={metrics}")
     files = {port: metrics / f"krunclient-{port}.prom" for port in ports}
-    assert set(phases(launcher).values()) <= {"setup", "booting", "ready"}
-    wait_until(lambda: phases(launcher) == dict.fromkeys(ports, "ready"))
+    assert set(phases(launcher, ports).values()) <= {"setup", "booting", "ready"}
+    wait_until(lambda: phases(launcher, ports) == dict.fromkeys(ports, "ready"))
     wait_until(lambda: all(measured(file)["ready"] == 1 for file in files.values()))
-    vms = listed(launcher)
+    vms = listed(launcher, ports)
     assert {port: vm["user"] for port, vm in vms.items()} == {
         port: USER if number % 2 else 0 for number, port in enumerate(ports)
     }
     assert all(vm["root"] == str(root) and vm["processor_seconds"] > 0 for vm in vms.values())
-    wait_until(lambda: all(agrees_with_proc(listed(launcher)[port], runs[port]) for port in ports))
+    wait_until(
+        lambda: all(agrees_with_proc(listed(launcher, ports)[port], runs[port]) for port in ports)
+    )
     for port, file in files.items():
         assert measured(file)["krunclient_resident_memory_bytes"] > 20 * 2**20
         began = measured(file)["krunclient_start_time_seconds"]
-        assert abs(time.time() - began - listed(launcher)[port]["uptime_seconds"]) < 5
+        assert abs(time.time() - began - listed(launcher, ports)[port]["uptime_seconds"]) < 5
     # A user sees what is the user's own.
-    assert set(listed(users_launcher)) == set(ports[1::2])
+    assert set(listed(users_launcher, ports)) == set(ports[1::2])
 
     stopped, killed, users_killed, *rest = ports
     runs[stopped].send_signal(signal.SIGTERM)
@@ -107,12 +109,12 @@ def test_five_vms_are_shown_as_they_are_and_nothing_of_them_is_left(
     runs[users_killed].kill()
     for port in (stopped, killed, users_killed):
         runs[port].communicate()
-    assert set(listed(launcher)) == set(rest)
+    assert set(listed(launcher, ports)) == set(rest)
     wait_until(lambda: sorted(metrics.iterdir()) == sorted(files[port] for port in rest), 5)
     for port in rest:
         runs[port].kill()
         runs[port].communicate()
-    assert listed(launcher) == {}
+    assert listed(launcher, ports) == {}
     wait_until(lambda: not list(metrics.iterdir()), 5)
 
 
@@ -126,7 +128,7 @@ def test_a_user_to_whom_proc_hides_a_vm_is_told(
     root = new_root(HTTPD)
     open_to(USER, root)
     runs[port] = users_launcher.start(root, str(port))
-    wait_until(lambda: phases(users_launcher) == {port: "ready"})
+    wait_until(lambda: phases(users_launcher, [port]) == {port: "ready"})
     script = HIDE.replace("4242", str(USER))
     hidden = ["unshare", "--mount", "--", "sh", "-c", script, "sh", "--clear-groups"]
     environment = users_launcher.environment
@@ -172,11 +174,11 @@ def test_an_app_that_is_not_well_is_told_within_two_intervals_and_can_come_back(
             began = time.monotonic()
             assert wait_for("unhealthy")["why"].startswith(why)
             assert time.monotonic() - began < 2 * interval + 1
-            assert phases(launcher) == {port: "unhealthy"}
+            assert phases(launcher, [port]) == {port: "unhealthy"}
             assert measured(scratch / "moods.prom")["krunclient_healthy"] == 0
             be("good")
             wait_for("healthy")
-            assert phases(launcher) == {port: "healthy"}
+            assert phases(launcher, [port]) == {port: "healthy"}
         run.send_signal(signal.SIGTERM)
         run.communicate()
         assert run.returncode == 6
