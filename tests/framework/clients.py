@@ -87,7 +87,7 @@ def cost_others(
     for _ in range(attempts):
         alone = requests(port, 50, 30)
         with clients():
-            beside = requests(port, 200, 30)
+            beside = requests(port, 100, 30)
         assert (alone.failed, beside.failed) == (0, 0)
         ratios.append(beside.median / alone.median)
         if ratios[-1] < SMALL_COST:
