@@ -199,7 +199,7 @@ def build_guests(session: nox.Session) -> None:
 
 
 def build_apps(session: nox.Session) -> None:
-    """And the demo's, and the scheduler that places some."""
+    """The app directories that guests boot, and the scheduler that places some."""
     session.run("python", "-m", "tests.demo.demo", "prepare")
     session.run("python", "-m", "tests.framework.languages")
     session.run("python", "-m", "tests.framework.scheduler")

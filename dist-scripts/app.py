@@ -10,7 +10,6 @@ configuration says, with the environment, the working directory and the user tha
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import re
 import signal
@@ -74,9 +73,7 @@ def program_files(program: Path) -> dict[str, Path]:
 
     A library goes where every loader of its kind looks, whatever directory it was found in.
     """
-    if not program.exists():
-        sys.exit(f"{program}: {os.strerror(errno.ENOENT)}")
-    if not program.is_file():
+    if program.exists() and not program.is_file():
         sys.exit(f"{program} is no file")
     with program.open("rb") as file:
         elf = Elf(file.fileno())

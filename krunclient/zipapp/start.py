@@ -101,7 +101,7 @@ def load(target: str) -> "Callable[[int | None], None]":
 
 
 def read(path: str) -> "Any":
-    """What `extract.write` wrote there."""
+    """What `extract` wrote there. Raises OSError, ValueError, EOFError or TypeError."""
     with open(path, "rb", 0) as file:
         data = memoryview(file.read())
     if zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
