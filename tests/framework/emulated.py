@@ -37,7 +37,9 @@ PROCESSORS = "1"
 # A kernel that knows of fast byte-wise string instructions clears its pages by them. QEMU emulates
 # these byte by byte, and slowly where the page has held code, as a former guest's memory has: a
 # boot takes twice as long.
-KERNEL_OPTIONS = "clearcpuid=erms"
+# With periodic ticks a timer interrupt that the emulation loses is followed by another; a kernel
+# that sets its timer for the next event alone has then been seen to sleep for ever.
+KERNEL_OPTIONS = "clearcpuid=erms nohz=off highres=off"
 # A host has file systems of its own at /tmp, /var/tmp and more, and virtme-ng takes no path with a
 # space: so this checkout and the host's own directory are handed over by names without, and then
 # mounted where they are here; virtme-ng and the kernel are found by such names as well.
