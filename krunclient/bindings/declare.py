@@ -4,9 +4,9 @@
         @function(ERRNO, c_int, c_ulong)
         def prctl(self, option: int, value: int) -> int: ...
 
-`Library` replaces each such method by the C function of that name. Python's type checker sees
-the method, ctypes sees the C types, and the check turns a failure into an exception, so that no
-caller looks at errno.
+A `Library` makes the C function of such a method when that is first looked up: of those declared,
+a launch calls a part. Python's type checker sees the method, ctypes sees the C types, and the check
+turns a failure into an exception, so that no caller looks at errno.
 """
 
 from __future__ import annotations
@@ -33,15 +33,32 @@ class Result(Record):
     check: ErrorCheck
 
 
-class Declaration(Record):
-    result: Result
-    argtypes: tuple[Any, ...]
-    optional: bool
-    syscall: bool
-
-
 class MissingSymbolError(Exception):
     """A library has no function of this name."""
+
+
+class Function:
+    """A declared function: in its class a descriptor, which puts the C function in its place."""
+
+    __slots__ = ("argtypes", "name", "optional", "result", "syscall")
+
+    def __init__(
+        self, result: Result, argtypes: tuple[Any, ...], *, optional: bool, syscall: bool
+    ) -> None:
+        self.result = result
+        self.argtypes = argtypes
+        self.optional = optional
+        self.syscall = syscall
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, library: Library | None, _owner: type) -> Any:
+        if library is None:
+            return self
+        bound = library.bind_function(self)
+        library.__dict__[self.name] = bound  # which is found there before this
+        return bound
 
 
 def function(
@@ -55,58 +72,60 @@ def function(
     An `optional` one may be missing from the library: `Library.has` tells. A `syscall` is a system
     call that the C library has no function for: it is made by number, through syscall(2).
     """
-
-    def declare(method: Method) -> Method:
-        method.__dict__["declaration"] = Declaration(
-            result=result, argtypes=argtypes, optional=optional, syscall=syscall
-        )
-        return method
-
-    return declare
+    declared = Function(result, argtypes, optional=optional, syscall=syscall)
+    return lambda _method: declared  # type: ignore[return-value]
 
 
 class Library:
     """A loaded C library. `syscalls` has the numbers of this architecture's system calls.
 
-    Raises MissingSymbolError if a function that is not optional is missing.
+    A function that is looked up and that the library lacks raises MissingSymbolError.
     """
 
     def __init__(
         self, library: ctypes.CDLL, syscalls: Mapping[str, int | None] | None = None
     ) -> None:
-        self._present: dict[str, bool] = {}
-        for name, method in vars(type(self)).items():
-            declaration = getattr(method, "declaration", None)
-            if declaration is not None:
-                self._present[name] = self._bind(library, name, declaration, syscalls or {})
+        self._library = library
+        self._syscalls = syscalls or {}
 
-    def _bind(
-        self,
-        library: ctypes.CDLL,
-        name: str,
-        declaration: Declaration,
-        syscalls: Mapping[str, int | None],
-    ) -> bool:
-        """Replace the method of this name by the C function. Returns whether there is one."""
-        try:
-            # CDLL[name] makes a function object of our own each time: no types are shared.
-            symbol = library["syscall" if declaration.syscall else name]
-        except AttributeError:
-            if declaration.optional:
-                return False
-            raise MissingSymbolError(name) from None
-        leading = (c_long,) if declaration.syscall else ()
-        symbol.argtypes = (*leading, *declaration.argtypes)
-        symbol.restype = declaration.result.restype
-        symbol.errcheck = _named(name, declaration.result.check)
-        setattr(self, name, _numbered(symbol, syscalls[name]) if declaration.syscall else symbol)
-        return True
+    def bind_function(self, declared: Function) -> Callable[..., Any]:
+        """The C function, with its types and its check. Raises MissingSymbolError."""
+        symbol = self._symbol(declared)
+        leading = (c_long,) if declared.syscall else ()
+        symbol.argtypes = (*leading, *declared.argtypes)
+        symbol.restype = declared.result.restype
+        symbol.errcheck = _named(declared.name, declared.result.check)
+        if declared.syscall:
+            return _numbered(symbol, self._syscalls[declared.name])
+        return symbol  # type: ignore[no-any-return]
 
     def has(self, name: str) -> bool:
         """Whether the library has this function. Raises KeyError for one that is not declared:
         a misspelt name must not pass for a missing function.
         """
-        return self._present[name]
+        try:
+            self._symbol(self.functions()[name])
+        except MissingSymbolError:
+            return False
+        return True
+
+    def require(self) -> None:
+        """Raises MissingSymbolError if a function that is not optional is missing."""
+        for declared in self.functions().values():
+            if not declared.optional:
+                self._symbol(declared)
+
+    @classmethod
+    def functions(cls) -> dict[str, Function]:
+        """All that are declared, by name."""
+        return {name: one for name, one in vars(cls).items() if isinstance(one, Function)}
+
+    def _symbol(self, declared: Function) -> Any:
+        try:
+            # CDLL[name] makes a function object of our own each time: no types are shared.
+            return self._library["syscall" if declared.syscall else declared.name]
+        except AttributeError:
+            raise MissingSymbolError(declared.name) from None
 
 
 def _numbered(syscall: Any, number: int | None) -> Callable[..., int]:

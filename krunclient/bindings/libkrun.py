@@ -161,10 +161,12 @@ def load(libc: Libc, libkrun: str, libkrunfw: str) -> Krun:
     """
     _open(libc, libkrunfw, libc.RTLD_NOW_GLOBAL)
     handle = _open(libc, libkrun, libc.RTLD_LAZY)
+    krun = Krun(CDLL(libkrun, handle=handle))
     try:
-        return Krun(CDLL(libkrun, handle=handle))
+        krun.require()
     except MissingSymbolError as missing:
         raise LoadError(libkrun, f"it has no function {missing}") from None
+    return krun
 
 
 def _open(libc: Libc, path: str, flags: int) -> int:

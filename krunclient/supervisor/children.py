@@ -41,7 +41,7 @@ def start(main: Main, *handed: int) -> Child:
                 os.close(descriptor)
             main(supervisor, (log_writer, report_writer, go_reader, *handed))
         except BaseException as error:
-            # It could not even import its code, for want of descriptors or memory, say.
+            # It did not even come to its own code, for want of a descriptor or a cgroup, say.
             report.send_error(report_writer, unexpected(error))
         finally:
             os._exit(VmError.status)

@@ -39,12 +39,11 @@ if TYPE_CHECKING:
     Main = Callable[[Plan, Libc, int, tuple[int, ...]], NoReturn]
 
 
-def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main) -> int:
+def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main | None) -> int:
     """Run the VM to its end. Returns krunclient's exit status.
 
     `parent` is the process that started this one; it may be gone. `vmm` and `passt` are what the
-    children run; they never return. Each process imports its own modules after the fork, in
-    parallel.
+    children run, and never return; the latter is None if the guest has no network card.
 
     Raises LaunchError for what could not be claimed or set up, VmError if the VM ended without
     the app's status.
@@ -89,7 +88,7 @@ def _fork(
     overlay_claim: tuple[int, ...],
     *,
     vmm: Main,
-    passt: Main,
+    passt: Main | None,
 ) -> tuple[Child, Child | None]:
     """The VMM, and passt if there is a network card: each in the VM's cgroup, if there is one."""
 
@@ -102,12 +101,12 @@ def _fork(
         return run
 
     # What the guest's frames go by, from its card to passt.
-    wire = socket_pair(libc) if plan.user_network is not None else ()
+    wire = socket_pair(libc) if passt is not None else ()
     if terminal is not None:
         terminal.enter()
     try:
         child = children.start(limited(vmm), *wire[:1], *overlay_claim)
-        passt_child = children.start(limited(passt), *wire[1:]) if wire else None
+        passt_child = None if passt is None else children.start(limited(passt), *wire[1:])
     finally:
         if terminal is not None:
             terminal.leave()

@@ -28,11 +28,7 @@ def test_each_knows_every_system_call_or_says_that_it_lacks_it(architecture: Arc
 def test_each_has_what_the_bindings_call_and_what_the_filter_supervises(
     architecture: Architecture,
 ) -> None:
-    called = {
-        name
-        for name, method in vars(Libc).items()
-        if hasattr(method, "declaration") and method.declaration.syscall
-    }
+    called = {name for name, declared in Libc.functions().items() if declared.syscall}
     assert called
     for name in (*called, *seccomp.SUPERVISED):
         assert architecture.syscalls[name] is not None

@@ -44,8 +44,17 @@ def test_a_function_that_succeeds_returns_its_result() -> None:
 def test_a_missing_function_is_an_error_unless_it_is_optional() -> None:
     assert not Some(open_libc()).has("no_such_function")
     assert Some(open_libc()).has("close")
+    Some(open_libc()).require()
     with pytest.raises(MissingSymbolError, match="no_such_function"):
-        Lacking(open_libc())
+        Lacking(open_libc()).require()
+    with pytest.raises(MissingSymbolError, match="no_such_function"):
+        Lacking(open_libc()).no_such_function()
+
+
+def test_a_function_is_made_once_for_each_library_and_keeps_its_types_to_itself() -> None:
+    one, other = Some(open_libc()), Some(open_libc())
+    assert one.close is one.close
+    assert one.close is not other.close
 
 
 def test_whether_a_function_lacks_that_nobody_declared_is_no_question() -> None:
@@ -61,7 +70,7 @@ def test_wrong_argument_types_are_refused_before_the_call() -> None:
 
 
 def test_every_function_of_libc_is_there() -> None:
-    assert LIBC.has("pivot_root")
+    LIBC.require()
 
 
 def test_a_signal_set_has_the_bits_of_its_signals() -> None:

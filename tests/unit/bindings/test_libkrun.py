@@ -8,11 +8,7 @@ from tests.framework.stages import V1_13, V1_19, V2
 
 
 def test_the_features_are_the_optional_functions() -> None:
-    optional = {
-        name
-        for name, method in vars(Krun).items()
-        if hasattr(method, "declaration") and method.declaration.optional
-    }
+    optional = {name for name, declared in Krun.functions().items() if declared.optional}
     assert set(Features.field_names()) == optional
 
 
