@@ -186,24 +186,15 @@ def put_head(archive: Path, build_id: str) -> None:
     """Put the shell's line and the first stage in the place of shiv's interpreter line."""
     call = "\ndel sys.argv[0]\nparent = int(sys.argv.pop(0))\n"
     call += f'start(sys.argv[0], "{build_id}", parent)\n'
-    first_stage = lean((FIRST_STAGE / "start.py").read_text()).encode() + call.encode()
+    sys.path.append(str(FIRST_STAGE))
+    from lean import lean
+
+    source = ast.unparse(lean((FIRST_STAGE / "start.py").read_text()))
+    first_stage = (source + call).encode()
     offset = len(HEAD.format(offset=0, size=len(first_stage)))
     head = HEAD.format(offset=offset, size=len(first_stage))
     _, _, content = archive.read_bytes().partition(b"\n")
     archive.write_bytes(head.encode() + first_stage + content)
-
-
-def lean(source: str) -> str:
-    """Without comments, docstrings and annotations: it is compiled at each start."""
-    tree = ast.parse(source)
-    for one in ast.walk(tree):
-        if isinstance(one, (ast.Module, ast.FunctionDef)) and ast.get_docstring(one) is not None:
-            del one.body[0]
-        if isinstance(one, ast.FunctionDef):
-            one.returns = None
-            for argument in one.args.args:
-                argument.annotation = None
-    return ast.unparse(tree)
 
 
 def add(archive: zipfile.ZipFile, name: str, data: bytes, built_at: datetime) -> None:

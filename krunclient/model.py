@@ -170,6 +170,10 @@ FEW_OPEN_FILES = 16384
 MORE_OPEN_FILES = "raise the hard limit, by ulimit -Hn or LimitNOFILE= of systemd"
 
 
+# The limits of a process that bound a VMM on the host, setrlimit(2).
+BOUNDED = ("RLIMIT_DATA", "RLIMIT_AS", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE", "RLIMIT_NPROC")
+
+
 class Rlimit(Record):
     """A limit of the guest's program, setrlimit(2). `name` is the kernel's: `RLIMIT_NOFILE`."""
 

@@ -11,7 +11,7 @@ from krunclient import report
 from krunclient.bindings.libc import AF_INET, SOCK_CLOEXEC, SOCK_STREAM
 from krunclient.errors import SEE_LIMITS, VmError
 from krunclient.host import facts
-from krunclient.model import INIT_FILE, KVM, Endpoint
+from krunclient.model import BOUNDED, INIT_FILE, KVM, Endpoint
 from krunclient.report import Report
 from krunclient.sandbox import confinement, privileges, process
 from krunclient.sandbox.confine import Supervisor, confine
@@ -57,7 +57,7 @@ class Rehearsal:
             user=self._config.user,
             vmm_uid=facts.vmm_uid(self._config),
             landlock_abi=facts.landlock_abi(self._libc),
-            hard_limits=facts.hard_limits(self._libc),
+            hard_limits=facts.hard_limits(self._libc, BOUNDED),
             window_mib=0,
             init_file=INIT_FILE,
             kvm_device=device,

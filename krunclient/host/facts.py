@@ -9,11 +9,12 @@ from krunclient.bindings.libc import RLIMITS, ResourceLimit
 from krunclient.config import check_volumes
 from krunclient.errors import HostError
 from krunclient.host import kvm, libraries, program
+from krunclient.model import BOUNDED
 from krunclient.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from krunclient.bindings.arch import Architecture
     from krunclient.bindings.libc import Libc
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 LANDLOCK_CREATE_RULESET_VERSION = 1  # <linux/landlock.h>
+MEMINFO_BYTES = 4096  # its head, where all that is read here stands
 
 
 class HostFacts(Record):
@@ -81,7 +83,7 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
         libraries=pair,
         vmm_uid=vmm_uid(config),
         landlock_abi=landlock_abi(libc) if config.sandbox else 0,
-        hard_limits=hard_limits(libc),
+        hard_limits=hard_limits(libc, BOUNDED),
         open_files=open_files(libc),
         processors=processors(),
         available_mib=memory_mib("MemAvailable"),
@@ -98,11 +100,11 @@ def landlock_abi(libc: Libc) -> int:
         return 0
 
 
-def hard_limits(libc: Libc) -> Mapping[str, int]:
-    """What this process may raise its limits to, getrlimit(2). Raises OSError."""
+def hard_limits(libc: Libc, names: Iterable[str]) -> Mapping[str, int]:
+    """What this process may raise these limits to, getrlimit(2). Raises OSError."""
     found, limit = {}, ResourceLimit()
-    for name, number in RLIMITS.items():
-        libc.getrlimit(number, limit)
+    for name in names:
+        libc.getrlimit(RLIMITS[name], limit)
         found[name] = int(limit.hard)
     return found
 
@@ -114,8 +116,8 @@ def open_files(libc: Libc) -> int:
     number, before = RLIMITS["RLIMIT_NOFILE"], ResourceLimit()
     libc.getrlimit(number, before)
     try:
-        with open("/proc/sys/fs/nr_open") as file:
-            most = int(file.read())
+        with open("/proc/sys/fs/nr_open", "rb", 0) as file:
+            most = int(file.read(32))
     except (OSError, ValueError):
         return int(before.hard)
     if before.hard >= most or os.geteuid() != 0:
@@ -139,8 +141,8 @@ def memory_mib(name: str) -> int | None:
     """
     head = f"{name}:".encode()
     try:
-        with open("/proc/meminfo", "rb") as file:
-            for line in file:
+        with open("/proc/meminfo", "rb", 0) as file:
+            for line in file.read(MEMINFO_BYTES).split(b"\n"):
                 if line.startswith(head):
                     return int(line.split()[1]) // 1024
     except (OSError, ValueError, IndexError):

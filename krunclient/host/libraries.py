@@ -10,6 +10,7 @@ from krunclient.model import Features, LibraryPair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Iterable
 
     from krunclient.bindings.arch import Architecture
@@ -79,7 +80,7 @@ def _matching_krunfw(
     """
     soname = _wanted_krunfw(libkrun)
     if given is not None:
-        if not _contains(given, soname.encode() + b"\0"):
+        if _mapped(given).find(soname.encode() + b"\0") < 0:
             raise HostError(
                 "libkrunfw can't be used",
                 given,
@@ -88,7 +89,7 @@ def _matching_krunfw(
             )
         return given
     own = f"{bundled}/libkrunfw.so"
-    if os.path.isfile(own) and _contains(own, soname.encode() + b"\0"):
+    if os.path.isfile(own) and _mapped(own).find(soname.encode() + b"\0") >= 0:
         return own
     found = _find((os.path.dirname(libkrun), *directories), (soname,))
     if found is None:
@@ -131,9 +132,10 @@ def read_init(libkrun: str) -> str:
 
     Raises HostError for a file that can't be read, and where it can't be told.
     """
-    if _contains(libkrun, C_INIT):
+    content = _mapped(libkrun)
+    if content.find(C_INIT) >= 0:
         return "C"
-    if all(_contains(libkrun, text) for text in RUST_INIT):
+    if all(content.find(text) >= 0 for text in RUST_INIT):
         return "Rust"
     raise HostError(
         "libkrun can't be used",
@@ -166,7 +168,8 @@ def _find(directories: tuple[str, ...], names: tuple[str, ...]) -> str | None:
 
 def _wanted_krunfw(libkrun: str) -> str:
     """The soname of libkrunfw that stands in a libkrun."""
-    start = _position(libkrun, KRUNFW_SONAME_PREFIX)
+    content = _mapped(libkrun)
+    start = content.find(KRUNFW_SONAME_PREFIX)
     if start < 0:
         raise HostError(
             "libkrun can't be used",
@@ -174,23 +177,18 @@ def _wanted_krunfw(libkrun: str) -> str:
             "it does not name a libkrunfw",
             USE_NEWER,
         )
-    with open(libkrun, "rb") as file:
-        file.seek(start + len(KRUNFW_SONAME_PREFIX))
-        text = file.read(8)
+    start += len(KRUNFW_SONAME_PREFIX)
+    text = content[start : start + 8]
     digits = bytes(byte for byte in text[: len(text) - len(text.lstrip(b"0123456789"))])
     return (KRUNFW_SONAME_PREFIX + digits).decode()
 
 
-def _contains(path: str, text: bytes) -> bool:
-    return _position(path, text) >= 0
-
-
-def _position(path: str, text: bytes) -> int:
+def _mapped(path: str) -> mmap.mmap:
     from mmap import ACCESS_READ, mmap
 
     try:
-        with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            return content.find(text)
+        with open(path, "rb", 0) as file:
+            return mmap(file.fileno(), 0, access=ACCESS_READ)
     except OSError as error:
         raise _unreadable(path, error) from None
     except ValueError:

@@ -49,11 +49,11 @@ def find(
     """
     root = _open_root(root_path)
     try:
-        present = [path for path in exec_paths if _is_there(libc, root, path)]
-        if not present:
+        present = next((path for path in exec_paths if _is_there(libc, root, path)), None)
+        if present is None:
             raise _root_error(root_path, " or ".join(exec_paths), "does not exist")
-        _check(libc, root, root_path, present[0], architecture)
-        return present[0]
+        _check(libc, root, root_path, present, architecture)
+        return present
     finally:
         os.close(root)
 

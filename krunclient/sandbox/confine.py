@@ -71,9 +71,7 @@ def confine(
     return GUEST_ROOT
 
 
-def wait_for_supervision(
-    libc: Libc, program: Sequence[seccomp.Instruction], supervisor: Supervisor
-) -> None:
+def wait_for_supervision(libc: Libc, program: Sequence[bytes], supervisor: Supervisor) -> None:
     """Install the filter, hand its listener to the supervisor, and keep no hold of it.
 
     Whoever has the listener decides on the calls that the filter stops: this process must not.

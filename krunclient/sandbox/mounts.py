@@ -111,7 +111,7 @@ class Directory(Operation):
     path: str
 
     def execute(self, libc: Libc, sources: dict[str, int]) -> None:
-        os.makedirs(self.path, 0o755, exist_ok=True)
+        os.mkdir(self.path, 0o755)
 
 
 class FromHost(Operation):
@@ -395,6 +395,8 @@ def operations(
         Directory(path="lower"),
         Directory(path="layer"),
         Directory(path=GUEST),
+        Directory(path="proc"),
+        Directory(path="proc/self"),
         Directory(path=DESCRIPTORS),
         Directory(path="dev"),
         BindDevice(host_path=kvm_device, path=KVM.lstrip("/"), user_namespace=user_namespace),

@@ -161,19 +161,7 @@ MODE_ARGUMENTS = {
 }  # fmt: skip
 
 
-class Instruction:
-    """struct sock_filter: for a jump, how many instructions to skip if true and if false.
-
-    There are hundreds of them in a launch, so it is no Record, which takes ten times as long.
-    """
-
-    __slots__ = ("code", "if_false", "if_true", "value")
-
-    def __init__(self, *, code: int, value: int, if_true: int = 0, if_false: int = 0) -> None:
-        self.code = code
-        self.value = value
-        self.if_true = if_true
-        self.if_false = if_false
+_SOCK_FILTER = struct.Struct("=HBBI")  # struct sock_filter
 
 
 class Program(Structure):
@@ -182,9 +170,14 @@ class Program(Structure):
     _fields_ = (("length", c_ushort), ("filter", c_char_p))
 
 
+def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    """For a jump, how many instructions to skip if true and if false, each at most 255."""
+    return _SOCK_FILTER.pack(code, if_true, if_false, value)
+
+
 def assemble(
     architecture: Architecture, pid: int, *, set_id_bits: bool, sockets: bool
-) -> tuple[Instruction, ...]:
+) -> tuple[bytes, ...]:
     """The filter for a VMM with this pid, on this architecture.
 
     Without `set_id_bits` no file can be made set-user-ID or set-group-ID. Without `sockets` none
@@ -218,7 +211,7 @@ def assemble(
 
 def assemble_for_passt(
     architecture: Architecture, pid: int, *, is_dumpable: bool
-) -> tuple[Instruction, ...]:
+) -> tuple[bytes, ...]:
     """The filter for passt. It stands beside passt's own, which lets through what passt needs.
 
     With `is_dumpable` passt can't close itself to its supervisor, ptrace(2).
@@ -227,9 +220,9 @@ def assemble_for_passt(
     program.rule(
         "socket",
         _load(0),
-        Instruction(code=JUMP_EQUAL, value=AF_NETLINK, if_false=3),
+        _instruction(JUMP_EQUAL, AF_NETLINK, if_false=3),
         _load(2),
-        Instruction(code=JUMP_EQUAL, value=NETLINK_ROUTE, if_false=1),
+        _instruction(JUMP_EQUAL, NETLINK_ROUTE, if_false=1),
         _returns(RET_ALLOW),
         _returns(RET_USER_NOTIF),
     )
@@ -245,7 +238,7 @@ def assemble_for_passt(
     program.rule(
         "prctl",
         _load(0),
-        Instruction(code=JUMP_EQUAL, value=PR_SET_PDEATHSIG, if_false=len(death)),
+        _instruction(JUMP_EQUAL, PR_SET_PDEATHSIG, if_false=len(death)),
         *death,
         *_if_in(0, (PR_SET_DUMPABLE,) if is_dumpable else (), RET_ERRNO, 0),
     )
@@ -267,7 +260,7 @@ def assemble_for_passt(
     return program.end(RET_ALLOW)
 
 
-def assemble_waiting(architecture: Architecture) -> tuple[Instruction, ...]:
+def assemble_waiting(architecture: Architecture) -> tuple[bytes, ...]:
     """The filter for a thread that only waits: any other call ends the process."""
     program = _Rules(architecture)
     for name in WAITING:
@@ -280,26 +273,26 @@ class _Rules:
 
     def __init__(self, architecture: Architecture) -> None:
         self._syscalls = architecture.syscalls
-        self._frequent: list[Instruction] = []
-        self._others: list[Instruction] = []
+        self._frequent: list[bytes] = []
+        self._others: list[bytes] = []
         self._head = [
-            Instruction(code=LOAD, value=ARCHITECTURE),
-            Instruction(code=JUMP_EQUAL, value=architecture.audit_arch, if_true=1),
+            _instruction(LOAD, ARCHITECTURE),
+            _instruction(JUMP_EQUAL, architecture.audit_arch, if_true=1),
             _returns(RET_KILL_PROCESS),
-            Instruction(code=LOAD, value=NUMBER),
+            _instruction(LOAD, NUMBER),
         ]
         if architecture.foreign_syscalls is not None:
             first = architecture.foreign_syscalls
             self._head += [
-                Instruction(code=JUMP_GREATER_OR_EQUAL, value=first, if_false=1),
+                _instruction(JUMP_GREATER_OR_EQUAL, first, if_false=1),
                 _returns(RET_KILL_PROCESS),
             ]
 
-    def rule(self, name: str, *body: Instruction) -> None:
+    def rule(self, name: str, *body: bytes) -> None:
         """Raises KeyError for a name that no architecture knows: it would refuse nothing."""
         number = self._syscalls[name]
         if number is not None:
-            skip = Instruction(code=JUMP_EQUAL, value=number, if_false=len(body))
+            skip = _instruction(JUMP_EQUAL, number, if_false=len(body))
             (self._frequent if name in FREQUENT else self._others).extend((skip, *body))
 
     def allow(
@@ -324,10 +317,10 @@ class _Rules:
         """What no process behind these walls does: none of REFUSED `but` these, no connection past
         connect(2).
         """
-        for names in REFUSED.values():
-            for name in names:
-                if name not in but:
-                    self.rule(name, _refuses(errno.EPERM))
+        refused = [name for names in REFUSED.values() for name in names if name not in but]
+        numbers = [number for name in refused if (number := self._syscalls[name]) is not None]
+        self._others += _one_of(numbers)
+        self._others += [_instruction(JUMP_ALWAYS, 1), _refuses(errno.EPERM)]
         # With ENOSYS the C library falls back to clone, whose flags a filter can see.
         self.rule("clone3", _refuses(errno.ENOSYS))
         self.allow("tgkill", 0, (pid,))
@@ -336,11 +329,11 @@ class _Rules:
         for name, argument in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
             self.refuse(name, argument, (MSG_FASTOPEN,), errno.EACCES, mask=MSG_FASTOPEN)
 
-    def end(self, action: int) -> tuple[Instruction, ...]:
+    def end(self, action: int) -> tuple[bytes, ...]:
         return (*self._head, *self._frequent, *self._others, _returns(action))
 
 
-def install(libc: Libc, program: Sequence[Instruction]) -> int:
+def install(libc: Libc, program: Sequence[bytes]) -> int:
     """Put this thread, and those that it starts, under the filter for good.
 
     Returns the descriptor of its notifications. Raises OSError. Needs no_new_privs; the
@@ -349,29 +342,27 @@ def install(libc: Libc, program: Sequence[Instruction]) -> int:
     return _set_filter(libc, program, FILTER_FLAG_NEW_LISTENER)
 
 
-def install_unsupervised(libc: Libc, program: Sequence[Instruction]) -> None:
+def install_unsupervised(libc: Libc, program: Sequence[bytes]) -> None:
     """As `install`, for a filter that notifies nobody."""
     _set_filter(libc, program, 0)
 
 
-def _set_filter(libc: Libc, program: Sequence[Instruction], flags: int) -> int:
-    code = b"".join(
-        struct.pack("=HBBI", one.code, one.if_true, one.if_false, one.value) for one in program
-    )
-    return libc.seccomp(SET_MODE_FILTER, flags, ctypes.byref(Program(len(program), code)))
+def _set_filter(libc: Libc, program: Sequence[bytes], flags: int) -> int:
+    filled = Program(len(program), b"".join(program))
+    return libc.seccomp(SET_MODE_FILTER, flags, ctypes.byref(filled))
 
 
-def _returns(action: int) -> Instruction:
-    return Instruction(code=RETURN, value=action)
+def _returns(action: int) -> bytes:
+    return _instruction(RETURN, action)
 
 
-def _refuses(error: int) -> Instruction:
+def _refuses(error: int) -> bytes:
     return _returns(RET_ERRNO | error)
 
 
-def _load(argument: int) -> Instruction:
+def _load(argument: int) -> bytes:
     """The low word of an argument: what the kernel takes of an int."""
-    return Instruction(code=LOAD, value=FIRST_ARGUMENT + 8 * argument)
+    return _instruction(LOAD, FIRST_ARGUMENT + 8 * argument)
 
 
 def _if_in(
@@ -381,40 +372,44 @@ def _if_in(
     otherwise: int | None,
     *,
     mask: int = EVERY_BIT,
-) -> list[Instruction]:
+) -> list[bytes]:
     """`action` if the bits of `mask` in an argument are one of the values; else the errno
     `otherwise`, 0 to allow, None to go on with what comes next.
     """
-    checks = [
-        Instruction(code=JUMP_EQUAL, value=value, if_true=len(values) - position)
-        for position, value in enumerate(values)
-    ]
     if otherwise is None:
-        none_of_them = Instruction(code=JUMP_ALWAYS, value=1)
+        none_of_them = _instruction(JUMP_ALWAYS, 1)
     else:
         none_of_them = _returns(RET_ERRNO | otherwise if otherwise else RET_ALLOW)
-    masked = [Instruction(code=AND, value=mask)] if mask != EVERY_BIT else []
-    return [_load(argument), *masked, *checks, none_of_them, _returns(action)]
+    masked = [_instruction(AND, mask)] if mask != EVERY_BIT else []
+    return [_load(argument), *masked, *_one_of(values), none_of_them, _returns(action)]
 
 
-def _only_tcp() -> list[Instruction]:
+def _one_of(values: Collection[int]) -> list[bytes]:
+    """Skip one instruction more than these if what was loaded is one of the values."""
+    return [
+        _instruction(JUMP_EQUAL, value, if_true=len(values) - position)
+        for position, value in enumerate(values)
+    ]
+
+
+def _only_tcp() -> list[bytes]:
     """socket(AF_INET or AF_INET6, SOCK_STREAM with any flags, 0 or IPPROTO_TCP), no other."""
     return [
         _load(0),
-        Instruction(code=JUMP_EQUAL, value=2, if_true=1),
-        Instruction(code=JUMP_EQUAL, value=10, if_false=6),
+        _instruction(JUMP_EQUAL, 2, if_true=1),
+        _instruction(JUMP_EQUAL, 10, if_false=6),
         _load(1),
-        Instruction(code=AND, value=0xF),
-        Instruction(code=JUMP_EQUAL, value=1, if_false=3),
+        _instruction(AND, 0xF),
+        _instruction(JUMP_EQUAL, 1, if_false=3),
         _load(2),
-        Instruction(code=JUMP_EQUAL, value=0, if_true=2),
-        Instruction(code=JUMP_EQUAL, value=6, if_true=1),
+        _instruction(JUMP_EQUAL, 0, if_true=2),
+        _instruction(JUMP_EQUAL, 6, if_true=1),
         _refuses(errno.EACCES),
         _returns(RET_ALLOW),
     ]
 
 
-def _only_harmless_options() -> list[Instruction]:
+def _only_harmless_options() -> list[bytes]:
     """Nothing that leads packets another way: no device, no source route, no multicast."""
     return _options(
         {
@@ -424,16 +419,16 @@ def _only_harmless_options() -> list[Instruction]:
     )
 
 
-def _options(allowed: Mapping[int, Collection[int]]) -> list[Instruction]:
+def _options(allowed: Mapping[int, Collection[int]]) -> list[bytes]:
     """These options of these levels, setsockopt(2), and no others. Some are ignored."""
     ignored = _if_in(2, SOCKET_OPTIONS_IGNORED, RET_ERRNO, None)
     body = [
         _load(1),
-        Instruction(code=JUMP_EQUAL, value=SOL_SOCKET, if_false=len(ignored)),
+        _instruction(JUMP_EQUAL, SOL_SOCKET, if_false=len(ignored)),
         *ignored,
         _load(1),
     ]
     for level, options in allowed.items():
         of_level = _if_in(2, options, RET_ALLOW, errno.EPERM)
-        body += [Instruction(code=JUMP_EQUAL, value=level, if_false=len(of_level)), *of_level]
+        body += [_instruction(JUMP_EQUAL, level, if_false=len(of_level)), *of_level]
     return [*body, _refuses(errno.EPERM)]

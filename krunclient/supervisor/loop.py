@@ -59,7 +59,10 @@ class Loop:
     def drain(self, descriptor: int, feed: Callable[[bytes], None]) -> None:
         """Feed what a process that has ended left in its pipe, as much as that holds."""
         for _ in range(MAX_PIPE_BYTES // PIPE_READ_BYTES):
-            feed(self.read(descriptor))
+            data = self.read(descriptor)
+            if not data:
+                break
+            feed(data)
 
     def start_timer(self, name: str, seconds: float, due: Handler) -> None:
         """Call `due` once, after so many seconds. A timer of the same name is replaced."""

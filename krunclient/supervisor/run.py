@@ -67,6 +67,7 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
 
         process.set_dumpable(libc, False)
         presence.be_found(libc, os.getpid())
+        gc.freeze()  # else its first collection would write to all that is shared with the VMM
         gc.enable()
         log.write(events.VMM_STARTED, f"the VMM is process {child.pid}", vmm_pid=child.pid)
         port = mappedport.MappedPort(libc, plan.config.policy, port_claim)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+STAT_BYTES = 4096  # more than its 52 numbers take
+
+
 class Usage(Record):
     """Processor time, of all threads, and resident memory, shared pages counted in each process."""
 
@@ -21,9 +24,9 @@ class Usage(Record):
 
 def stat_of(process: int | str) -> list[bytes]:
     """The fields of proc_pid_stat(5) from the third on. Raises OSError, if it has ended say."""
-    with open(f"/proc/{process}/stat", "rb") as file:
+    with open(f"/proc/{process}/stat", "rb", 0) as file:
         # The name in parentheses may hold anything.
-        return file.read().rpartition(b")")[2].split()
+        return file.read(STAT_BYTES).rpartition(b")")[2].split()
 
 
 def of(processes: Iterable[int]) -> Usage:

@@ -5,7 +5,6 @@ It stands at the top of the archive beside `bootstrap`. The unpacking itself is 
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import marshal
 import os
@@ -19,6 +18,7 @@ import bootstrap
 import loader
 import start
 from _bootstrap import extract_site_packages
+from lean import lean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,67 +27,66 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
 LOCK_SECONDS = 30
-# What a launch imports: before its fork, and after it in the two processes.
+# What a launch imports, each after those that it imports itself: until its fork, and what its
+# supervisor imports while the VMM is made.
 BEFORE_THE_FORK = (
     "krunclient",
-    "krunclient.__main__",
     "krunclient.bindings",
-    "krunclient.bindings.arch",
+    "krunclient.record",
     "krunclient.bindings.declare",
     "krunclient.bindings.libc",
-    "krunclient.cli",
-    "krunclient.config",
     "krunclient.errors",
-    "krunclient.host",
-    "krunclient.host.elf",
-    "krunclient.host.facts",
-    "krunclient.host.kvm",
-    "krunclient.host.libraries",
-    "krunclient.host.program",
     "krunclient.log",
     "krunclient.model",
-    "krunclient.options",
-    "krunclient.plan",
-    "krunclient.record",
-    "krunclient.report",
-    "krunclient.sandbox",
-    "krunclient.sandbox.confinement",
-    "krunclient.sandbox.landlock",
-    "krunclient.sandbox.mounts",
-    "krunclient.sandbox.process",
     "krunclient.secret",
+    "krunclient.options",
+    "krunclient.cli",
+    "krunclient.config",
+    "krunclient.sandbox",
+    "krunclient.sandbox.mounts",
+    "krunclient.sandbox.landlock",
+    "krunclient.sandbox.confinement",
+    "krunclient.plan",
+    "krunclient.host",
+    "krunclient.bindings.arch",
+    "krunclient.host.kvm",
+    "krunclient.host.elf",
+    "krunclient.host.libraries",
+    "krunclient.host.program",
+    "krunclient.host.facts",
     "krunclient.supervisor",
+    "krunclient.sandbox.process",
+    "krunclient.report",
     "krunclient.supervisor.children",
     "krunclient.supervisor.claims",
+    "krunclient.supervisor.usage",
     "krunclient.supervisor.memory",
     "krunclient.supervisor.run",
-    "krunclient.supervisor.usage",
-)
-IN_THE_VMM = (
-    "krunclient.bindings.libkrun",
-    "krunclient.sandbox.confine",
-    "krunclient.sandbox.lifeline",
+    "krunclient.__main__",
+    "krunclient.vmm",
     "krunclient.sandbox.privileges",
     "krunclient.sandbox.seccomp",
-    "krunclient.vmm",
+    "krunclient.sandbox.lifeline",
+    "krunclient.sandbox.confine",
     "krunclient.vmm.descriptors",
     "krunclient.vmm.initfile",
-    "krunclient.vmm.main",
+    "krunclient.bindings.libkrun",
     "krunclient.vmm.start",
+    "krunclient.vmm.main",
 )
 IN_THE_SUPERVISOR = (
+    "krunclient.supervisor.mappedport",
+    "krunclient.supervisor.tcptable",
+    "krunclient.supervisor.readiness",
+    "krunclient.supervisor.verdict",
+    "krunclient.supervisor.presence",
     "krunclient.supervisor.announce",
     "krunclient.supervisor.layer",
     "krunclient.supervisor.libkrunlog",
     "krunclient.supervisor.loop",
-    "krunclient.supervisor.mappedport",
     "krunclient.supervisor.notifications",
-    "krunclient.supervisor.presence",
-    "krunclient.supervisor.readiness",
     "krunclient.supervisor.sockets",
     "krunclient.supervisor.stalls",
-    "krunclient.supervisor.tcptable",
-    "krunclient.supervisor.verdict",
     "krunclient.supervisor.watch",
 )
 
@@ -164,8 +163,8 @@ def _state(path: str) -> tuple[int, int]:
 
 
 def _compile(target: str, first: bytes) -> None:
-    """Put the bytecode of all sources into two files: what a launch needs, and the rest. Docstrings
-    are left out, and the import of __future__. Raises OSError.
+    """Put the bytecode of all sources into two files: what a launch needs, and the rest. Raises
+    OSError.
     """
     top = Path(target, "site-packages")
     codes, packages = {}, []
@@ -178,24 +177,16 @@ def _compile(target: str, first: bytes) -> None:
         source.unlink()
     kept = sorted(path for path in top.rglob("*") if path.is_file())
     files = {str(path.relative_to(target)): _state(str(path)) for path in kept}
-    parts = [{name: codes.pop(name) for name in part} for part in (IN_THE_VMM, IN_THE_SUPERVISOR)]
     before = {name: codes.pop(name) for name in BEFORE_THE_FORK}
-    later = [(frozenset(part), marshal.dumps(part)) for part in parts]
+    beside = marshal.dumps({name: codes.pop(name) for name in IN_THE_SUPERVISOR})
     _write(f"{target}/{loader.LATER}", codes)
-    _write(
-        f"{target}/{start.CODE}", (_compiled(first, "loader.py"), (files, before, later, packages))
-    )
+    content = (files, before, (frozenset(IN_THE_SUPERVISOR), beside), packages)
+    _write(f"{target}/{start.CODE}", (_compiled(first, "loader.py"), content))
 
 
 def _compiled(source: bytes, path: str) -> CodeType:
-    tree = ast.parse(source)
-    tree.body = [
-        one
-        for one in tree.body
-        if not (isinstance(one, ast.ImportFrom) and one.module == "__future__")
-    ]
-    flags = annotations.compiler_flag  # of what is left out
-    return compile(tree, path, "exec", flags, dont_inherit=True, optimize=2)  # type: ignore[no-any-return]
+    flags = annotations.compiler_flag  # of the import that is left out
+    return compile(lean(source), path, "exec", flags, dont_inherit=True)  # type: ignore[no-any-return]
 
 
 def _write(path: str, content: Any) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.framework import recorder
 from tests.framework.launch import Launcher
 from tests.framework.paths import TOP
-from tests.framework.processes import is_gone_within
+from tests.framework.processes import children_of, holds, is_gone_within
 from tests.framework.roots import static_root
 
 STATUS = 5
@@ -71,6 +72,13 @@ def build(directory: Path, code: str) -> list[str | Path]:
     Path(f"{libkrun}.settings").write_text(f"/dev/null {STATUS}")
     root = static_root(directory / "root")
     return ["--libkrun", libkrun, "--libkrunfw", libkrunfw, root]
+
+
+def wait_until_the_app_has_started(process: subprocess.Popen[bytes]) -> None:
+    """Until APP_STARTED: a stop that comes earlier is not the app's to hear."""
+    while not any(holds(vmm, "/bin/app") for vmm in children_of(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.02)
 
 
 def dies_with_its_supervisor(process: subprocess.Popen[bytes]) -> bool:

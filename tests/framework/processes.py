@@ -33,6 +33,14 @@ def processor_seconds(process: int) -> float:
     return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def holds(process: Path, name: str) -> bool:
+    """Whether a process, by its directory in /proc, has a file open whose path ends so."""
+    try:
+        return any(os.readlink(one).endswith(name) for one in (process / "fd").iterdir())
+    except FileNotFoundError:
+        return False  # it has ended, or closed one meanwhile
+
+
 def is_gone_within(seconds: float, process: int) -> bool:
     deadline = time.monotonic() + seconds
     while runs(process):

@@ -147,12 +147,16 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
+def let_all_users_reach(path: Path) -> None:
+    for directory in (path, *path.parents):
+        if directory.stat().st_uid == os.geteuid() and directory != Path("/"):
+            directory.chmod(directory.stat().st_mode | 0o111)
+
+
 @pytest.fixture
 def launch(tmp_path: Path) -> Launch:
     """Launch with a program in passt's place."""
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory.stat().st_uid == os.geteuid() and directory != Path("/"):
-            directory.chmod(directory.stat().st_mode | 0o111)
+    let_all_users_reach(tmp_path)
     launcher, arguments = fake_vmm.prepare(tmp_path, STOPS_ON_SIGINT, APP_STARTED, STAYS)
 
     def run(passt: Path | str, *options: str) -> Ended:
@@ -208,7 +212,7 @@ int main(void)
 
 
 def test_a_passt_that_was_taken_over_cant_hold_up_the_supervisor(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
+    let_all_users_reach(tmp_path)
     holds_up = compiled(tmp_path / "passt", HOLDS_UP.replace("PORT", PORT))
     launcher, arguments = fake_vmm.prepare(tmp_path, STOPS_ON_SIGINT, APP_STARTED, STAYS)
     options = ("--network=passt", f"--passt={holds_up}", "--log-level=info")
@@ -216,6 +220,7 @@ def test_a_passt_that_was_taken_over_cant_hold_up_the_supervisor(tmp_path: Path)
     assert process.stderr is not None
     while b"accepts connections" not in process.stderr.readline():
         assert process.poll() is None
+    fake_vmm.wait_until_the_app_has_started(process)
     for _ in range(3):
         socket.create_connection(("127.0.0.1", int(PORT)), timeout=5).close()
     process.send_signal(signal.SIGTERM)
@@ -265,7 +270,7 @@ def test_without_a_sandbox_it_is_64(launch: Launch) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_passt_is_gone_with_its_supervisor_and_at_a_stop(tmp_path: Path, how: int) -> None:
     stays = script(tmp_path / "passt", "exec sleep 1000")
-    tmp_path.chmod(0o755)
+    let_all_users_reach(tmp_path)
     launcher, arguments = fake_vmm.prepare(tmp_path, STOPS_ON_SIGINT, APP_STARTED, STAYS)
     process = launcher.start(*arguments, PORT, "--network=passt", f"--passt={stays}")
     started = threading.Event()

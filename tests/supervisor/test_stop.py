@@ -200,8 +200,7 @@ def test_a_vmm_that_is_killed_while_nobody_looks_is_70(start: Start) -> None:
 
 def test_an_app_that_started_is_asked_also_before_it_listens(start: Start) -> None:
     run = start((STOPS_ON_SIGINT, APP_STARTED, STAYS))
-    run.wait_for("vmm-started")
-    time.sleep(0.5)
+    fake_vmm.wait_until_the_app_has_started(run.process)
     assert run.end(signal.SIGTERM).status == 3
 
 
@@ -236,15 +235,14 @@ def test_an_app_that_never_listens_is_70_after_the_ready_timeout(start: Start) -
 
 def test_an_app_that_never_listens_stays_where_no_time_is_set(start: Start) -> None:
     run = start((STOPS_ON_SIGINT, APP_STARTED, STAYS), "--ready-timeout=0")
-    run.wait_for("vmm-started")
+    fake_vmm.wait_until_the_app_has_started(run.process)
     time.sleep(1)
     assert run.end(signal.SIGTERM).status == 3
 
 
 def test_a_ready_timeout_that_passes_during_a_stop_is_nothing_to_wait_for(start: Start) -> None:
     run = start((IGNORES_SIGINT, APP_STARTED, STAYS), "--ready-timeout=1", "--grace-period=3")
-    run.wait_for("vmm-started")
-    time.sleep(0.5)
+    fake_vmm.wait_until_the_app_has_started(run.process)
     run.process.send_signal(signal.SIGTERM)
     time.sleep(1)
     before = processor_seconds(run.process.pid)

@@ -11,22 +11,32 @@ import pytest
 from tests.framework.paths import TOP
 
 MAIN = "krunclient.__main__"
+VMM = "krunclient.vmm.main"
 SUPERVISOR = (
     "krunclient.supervisor.mappedport, krunclient.supervisor.watch, krunclient.supervisor.verdict"
 )
 
 
-def listed(name: str) -> set[str]:
+def listed(name: str) -> list[str]:
     """A constant of the module that packs what a launch imports."""
     for one in ast.parse((TOP / "krunclient/zipapp/extract.py").read_text()).body:
         if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == name:
-            return set(ast.literal_eval(one.value))
+            return list(ast.literal_eval(one.value))
     raise AssertionError(name)
 
 
+def imported_at_the_top(name: str) -> set[str]:
+    """Of krunclient's own modules, and packages."""
+    path = TOP.joinpath(*name.split("."))
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    names: set[str] = set()
+    for one in ast.parse(source.read_text()).body:
+        if isinstance(one, ast.ImportFrom) and str(one.module).startswith("krunclient"):
+            names |= {str(one.module), *(f"{one.module}.{alias.name}" for alias in one.names)}
+    return names
+
+
 BEFORE_THE_FORK = listed("BEFORE_THE_FORK")
-# What each of the two processes alone needs it imports after the fork, beside the other.
-IN_THE_VMM = listed("IN_THE_VMM")
 IN_THE_SUPERVISOR = listed("IN_THE_SUPERVISOR")
 STANDARD = "import sys, __future__, ctypes, errno, fcntl, gc, os, select, stat, time"
 LIST = 'print("\\n".join(sorted(sys.modules)))'
@@ -40,11 +50,19 @@ def modules(script: str) -> set[str]:
 @pytest.mark.parametrize(
     ("imports", "expected"),
     [
-        (MAIN, BEFORE_THE_FORK),
-        (f"{MAIN}, krunclient.vmm.main", BEFORE_THE_FORK | IN_THE_VMM),
-        (f"{MAIN}, {SUPERVISOR}", BEFORE_THE_FORK | IN_THE_SUPERVISOR),
+        (f"{MAIN}, {VMM}", {*BEFORE_THE_FORK}),
+        (f"{MAIN}, {VMM}, {SUPERVISOR}", {*BEFORE_THE_FORK, *IN_THE_SUPERVISOR}),
     ],
 )
 def test_a_launch_imports_these_modules_and_no_other(imports: str, expected: set[str]) -> None:
     launch = modules(f"import sys; sys.path.insert(0, {str(TOP)!r}); import {imports}; {LIST}")
     assert launch - modules(f"{STANDARD}; {LIST}") == expected
+
+
+def test_each_module_stands_after_those_that_it_imports() -> None:
+    there: set[str] = set()
+    listed = {*BEFORE_THE_FORK, *IN_THE_SUPERVISOR}
+    for name in (*BEFORE_THE_FORK, *IN_THE_SUPERVISOR):
+        assert imported_at_the_top(name) & listed <= there, name
+        assert name.rpartition(".")[0] in {*there, ""}, name
+        there.add(name)
