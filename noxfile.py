@@ -46,7 +46,7 @@ def install(session: nox.Session, name: str) -> None:
 @nox.session(venv_backend="none")
 def packages(session: nox.Session) -> None:
     """Install the Debian packages that the tests need, where they are missing."""
-    purposes = ["compiler", "languages", "managers"]
+    purposes = ["compiler", "languages", "managers", "counts"]
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         purposes.append("emulated-host")  # else that is seen when a guest has been tried
     session.run(sys.executable, "dist-scripts/debian.py", *purposes, external=True)

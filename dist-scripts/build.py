@@ -33,14 +33,15 @@ INTERPRETER = "/usr/bin/python3 -ISXutf8"
 # The first lines of the executable. The first stage follows as text, then the zip file. Python
 # takes 4 ms longer to start from a zip file than from this. From the first moment on, ^C ends
 # krunclient as it ends a C program, not with a traceback. The shell hands on who started it:
-# Python, later, would not see that a parent has died meanwhile.
+# Python, later, would not see that a parent has died meanwhile. A `compile` before the `exec` would
+# make the classes of syntax trees.
 PROGRAM = ";".join(
     [
         "import _signal as s,sys",
         "s.getsignal(2)is s.default_int_handler and s.signal(2,s.SIG_DFL)",
-        'f=open(sys.argv[2],"rb")',
+        'f=open(sys.argv[2],"rb",0)',
         "f.seek({offset:4})",
-        'exec(compile(f.read({size}),"krunclient","exec"))',
+        "exec(f.read({size}))",
     ]
 )
 HEAD = f"""\

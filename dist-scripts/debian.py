@@ -24,6 +24,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 NEEDED = {
     "compiler": {"gcc": "gcc", "ld": "binutils", "/usr/include/stdio.h": "libc6-dev"},
     "languages": {"go": "golang-go", "rustc": "rustc"},
+    "counts": {"strace": "strace", "valgrind": "valgrind"},
     "managers": {"systemd-analyze": "systemd"},
     "bench": {"strace": "strace"},
     "emulated-host": {

@@ -41,6 +41,7 @@ ARCHITECTURES = {X86_64.machine: "amd64"}  # as GOARCH names them
 MAX_LINKS = 40  # the kernel's, path_resolution(7)
 MAX_STRING = 128 * 1024  # MAX_ARG_STRLEN, of an argument or a variable
 GUEST_PORT = 80
+RUNTIME = "runtime.json"  # as runtime-spec's config.md has it
 BROKEN = (
     *(AttributeError, KeyError, TypeError, ValueError, RecursionError),
     *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError),
@@ -79,8 +80,8 @@ def unpack(source: Path, directory: Path, tag: str | None) -> str:
         try:
             layout = lay_out(source, temporary)
             configuration = choose(layout, tag)
-            root = _umoci(temporary)
-            settings = read_settings(configuration, temporary / "bundle/config.json")
+            root = unpack_layers(temporary)
+            settings = read_settings(configuration, temporary / RUNTIME)
         except BROKEN as error:
             why = str(error).splitlines() or [""]
             sys.exit(f"{source} is no OCI image that can be read: {type(error).__name__}: {why[0]}")
@@ -318,18 +319,25 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _umoci(temporary: Path) -> Path:
-    """The files of the image. Only root can give them the owners that the image names."""
+def unpack_layers(temporary: Path) -> Path:
+    """The files of the image, and RUNTIME beside them. Only root can give the files the owners
+    that the image names; what is said of its user holds for the guest, whoever unpacks it.
+    """
     umoci = debian.unpack("umoci") / "usr/bin/umoci"
     rootless = [] if os.geteuid() == 0 else ["--rootless"]
-    command: list[str | Path] = [umoci, "unpack", *rootless, "--image", "layout:app", "bundle"]
-    unpacked = subprocess.run(
-        command, cwd=temporary, capture_output=True, text=True, errors="replace"
-    )
-    if unpacked.returncode:
-        why = " ".join(unpacked.stderr.split())
-        remedy = "skopeo copy can make one of plain OCI, with layers in gzip"
-        sys.exit(f"umoci can't unpack the image: {_printable(why)}; {remedy}")
+    root = ["--rootfs", "bundle/rootfs"]
+    for words in (
+        ["unpack", *rootless, "--image", "layout:app", "bundle"],
+        ["raw", "runtime-config", *root, "--image", "layout:app", RUNTIME],
+    ):
+        command: list[str | Path] = [umoci, *words]
+        done = subprocess.run(
+            command, cwd=temporary, capture_output=True, text=True, errors="replace"
+        )
+        if done.returncode:
+            why = " ".join(done.stderr.split())
+            remedy = "skopeo copy can make one of plain OCI, with layers in gzip"
+            sys.exit(f"umoci can't unpack the image: {_printable(why)}; {remedy}")
     return temporary / "bundle/rootfs"
 
 

@@ -11,6 +11,7 @@ from krunclient.errors import LaunchError, VmError, unexpected
 from krunclient.host import facts
 from krunclient.log import Log, write_all
 from krunclient.supervisor import run as supervisor
+from krunclient.vmm import main as vmm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,12 +75,10 @@ def _launch(resolved: Plan, libc: Libc, log: Log, parent: int) -> int:
     """All that the children run is imported before they are forked: it costs less memory and time
     than in each.
     """
-    from krunclient.vmm.main import main as vmm
-
     passt: Main | None = None
     if resolved.user_network is not None:
         from krunclient.passt.main import main as passt
-    return supervisor.run(resolved, libc, log, parent, vmm=vmm, passt=passt)
+    return supervisor.run(resolved, libc, log, parent, vmm=vmm.main, passt=passt)
 
 
 def _forget_this_copy() -> None:

@@ -18,7 +18,15 @@ from krunclient.bindings.libc import (
 )
 from krunclient.model import FEW_OPEN_FILES, MORE_OPEN_FILES
 from krunclient.sandbox import process
-from krunclient.supervisor import children, claims, memory
+from krunclient.supervisor import (
+    children,
+    claims,
+    mappedport,
+    memory,
+    presence,
+    verdict,
+    watch,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,11 +71,9 @@ def run(plan: Plan, libc: Libc, log: Log, parent: int, *, vmm: Main, passt: Main
         terminal = _terminal(plan, libc, at_end)
         given = (plan, libc, cgroup, terminal, overlay_claim)
         child, passt_child = _fork(*given, vmm=vmm, passt=passt)
-        from krunclient.supervisor import mappedport, presence, verdict, watch
-
         process.set_dumpable(libc, False)
         presence.be_found(libc, os.getpid())
-        gc.freeze()  # else its first collection would write to all that is shared with the VMM
+        gc.freeze()  # else the first collection would write to all that is shared with the VMM
         gc.enable()
         log.write(events.VMM_STARTED, f"the VMM is process {child.pid}", vmm_pid=child.pid)
         port = mappedport.MappedPort(libc, plan.config.policy, port_claim)

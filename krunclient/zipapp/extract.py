@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
 LOCK_SECONDS = 30
-# What a launch imports, each after those that it imports itself: until its fork, and what its
-# supervisor imports while the VMM is made.
-BEFORE_THE_FORK = (
+TEXTS = (".md", ".txt")  # which no launch needs
+# What a launch imports, each after those that it imports itself. All of it is there before the
+# fork, so that supervisor and VMM share its memory.
+LAUNCH = (
     "krunclient",
     "krunclient.bindings",
     "krunclient.record",
@@ -59,10 +60,22 @@ BEFORE_THE_FORK = (
     "krunclient.report",
     "krunclient.supervisor.children",
     "krunclient.supervisor.claims",
+    "krunclient.supervisor.mappedport",
     "krunclient.supervisor.usage",
     "krunclient.supervisor.memory",
+    "krunclient.supervisor.presence",
+    "krunclient.supervisor.verdict",
+    "krunclient.supervisor.tcptable",
+    "krunclient.supervisor.readiness",
+    "krunclient.supervisor.announce",
+    "krunclient.supervisor.layer",
+    "krunclient.supervisor.libkrunlog",
+    "krunclient.supervisor.loop",
+    "krunclient.supervisor.notifications",
+    "krunclient.supervisor.sockets",
+    "krunclient.supervisor.stalls",
+    "krunclient.supervisor.watch",
     "krunclient.supervisor.run",
-    "krunclient.__main__",
     "krunclient.vmm",
     "krunclient.sandbox.privileges",
     "krunclient.sandbox.seccomp",
@@ -73,21 +86,7 @@ BEFORE_THE_FORK = (
     "krunclient.bindings.libkrun",
     "krunclient.vmm.start",
     "krunclient.vmm.main",
-)
-IN_THE_SUPERVISOR = (
-    "krunclient.supervisor.mappedport",
-    "krunclient.supervisor.tcptable",
-    "krunclient.supervisor.readiness",
-    "krunclient.supervisor.verdict",
-    "krunclient.supervisor.presence",
-    "krunclient.supervisor.announce",
-    "krunclient.supervisor.layer",
-    "krunclient.supervisor.libkrunlog",
-    "krunclient.supervisor.loop",
-    "krunclient.supervisor.notifications",
-    "krunclient.supervisor.sockets",
-    "krunclient.supervisor.stalls",
-    "krunclient.supervisor.watch",
+    "krunclient.__main__",
 )
 
 
@@ -175,12 +174,11 @@ def _compile(target: str, first: bytes) -> None:
             packages.append(name)
         codes[name] = _compiled(source.read_bytes(), str(source))
         source.unlink()
-    kept = sorted(path for path in top.rglob("*") if path.is_file())
+    kept = sorted(path for path in top.glob("krunclient/bundled/*/*") if path.suffix not in TEXTS)
     files = {str(path.relative_to(target)): _state(str(path)) for path in kept}
-    before = {name: codes.pop(name) for name in BEFORE_THE_FORK}
-    beside = marshal.dumps({name: codes.pop(name) for name in IN_THE_SUPERVISOR})
+    launch = {name: codes.pop(name) for name in LAUNCH}
     _write(f"{target}/{loader.LATER}", codes)
-    content = (files, before, (frozenset(IN_THE_SUPERVISOR), beside), packages)
+    content = (files, launch, packages)
     _write(f"{target}/{start.CODE}", (_compiled(first, "loader.py"), content))
 
 

@@ -1,7 +1,6 @@
 """The first code of a copy, which `start` runs: what imports find, and the way into krunclient."""
 
 import _signal  # built in; `signal` is not, and brings in `enum`
-import marshal
 import os
 import sys
 
@@ -11,9 +10,7 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any
 
-    # What a launch imports before its fork, and beside that, by names and as marshal has it.
     Codes = dict[str, CodeType]
-    Beside = tuple[frozenset[str], bytes]
     Files = Mapping[str, tuple[int, int]]
 
 LATER = "later"  # the file of what a launch does not import
@@ -22,14 +19,14 @@ ModuleSpec = type(sys.__spec__)  # importlib.machinery's, of which nothing else 
 
 def prepare(
     target: str,
-    content: "tuple[Files, Codes, Beside, Sequence[str]]",
+    content: "tuple[Files, Codes, Sequence[str]]",
     read: "Callable[[str], Any]",
 ) -> "Callable[[int | None], None]":
     """Look whether the rest of the copy in `target` is whole, and have imports find its code.
 
     Returns what starts a launch. Raises OSError.
     """
-    files, codes, beside, packages = content
+    files, codes, packages = content
     for name, expected in files.items():
         found = os.lstat(f"{target}/{name}")
         if (found.st_size, found.st_ctime_ns) != expected:
@@ -38,7 +35,7 @@ def prepare(
     for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM):
         if _signal.getsignal(number) == _signal.SIG_IGN:
             _signal.signal(number, _signal.SIG_DFL)
-    importer = Importer(target, codes, beside, packages, read)
+    importer = Importer(target, codes, packages, read)
     sys.meta_path.insert(0, importer)
     for name in list(codes):
         importer.load(name)
@@ -58,13 +55,11 @@ class Importer:
         self,
         target: str,
         codes: "Codes",
-        beside: "Beside",
         packages: "Sequence[str]",
         read: "Callable[[str], Any]",
     ) -> None:
         self._target = target
         self._codes = codes
-        self._beside = beside
         self._packages = packages
         self._read = read
 
@@ -73,7 +68,7 @@ class Importer:
         if name.partition(".")[0] != "krunclient":
             return None
         if name not in self._codes:
-            self._add(name)
+            self._add_the_rest()
         if name not in self._codes:
             return None
         is_package = name in self._packages
@@ -105,11 +100,7 @@ class Importer:
     def exec_module(self, module: "ModuleType") -> None:
         exec(self._codes.pop(module.__name__), module.__dict__)
 
-    def _add(self, name: str) -> None:
-        names, part = self._beside
-        if name in names:
-            self._codes.update(marshal.loads(part))
-            return
+    def _add_the_rest(self) -> None:
         try:
             self._codes.update(self._read(f"{self._target}/{LATER}"))
         except (OSError, ValueError, EOFError, TypeError) as error:

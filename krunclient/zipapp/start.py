@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CODE = "code"  # the file of what a launch imports
+MOST_BYTES = 1 << 24  # of such a file: what is longer is damaged
 
 
 def start(archive: str, build_id: str, parent: "int | None" = None) -> None:
@@ -61,9 +62,9 @@ def is_trusted(directory: str) -> bool:
     found = os.lstat(directory)
     return (
         found.st_uid == os.geteuid()
-        and not found.st_mode & 0o077
+        and found.st_mode & 0o170077 == 0o040000  # <sys/stat.h>: S_IFMT, S_IFDIR
         and not os.statvfs(directory).f_flag & os.ST_NOEXEC
-        and is_guarded(directory)
+        and is_guarded(os.path.dirname(directory))
     )
 
 
@@ -78,10 +79,9 @@ def is_guarded(path: str) -> bool:
     while True:
         found = os.lstat(path)
         mode = found.st_mode
-        # <sys/stat.h>: S_IFMT, S_IFDIR; S_ISVTX
         if mode & 0o170000 != 0o040000 or found.st_uid not in owners:
             return False
-        if mode & 0o022 and not mode & 0o1000:
+        if mode & 0o022 and not mode & 0o1000:  # S_ISVTX
             return False
         if path == "/":
             return True
@@ -103,7 +103,7 @@ def load(target: str) -> "Callable[[int | None], None]":
 def read(path: str) -> "Any":
     """What `extract` wrote there. Raises OSError, ValueError, EOFError or TypeError."""
     with open(path, "rb", 0) as file:
-        data = memoryview(file.read())
+        data = memoryview(file.read(MOST_BYTES))
     if zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
         raise ValueError("%s is damaged" % path)
     return marshal.loads(data[4:])

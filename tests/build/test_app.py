@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import image
 from tests.framework import images
 from tests.framework.guests import BUSYBOX
 from tests.framework.paths import SCRIPTS
@@ -54,6 +55,7 @@ def new_image(tmp_path: Path) -> NewImage:
     def run(
         *,
         program: str = "bin/talks",
+        group: str = "",
         links: dict[str, str] | None = None,
         modes: dict[str, int] | None = None,
         **config: Any,
@@ -66,6 +68,7 @@ def new_image(tmp_path: Path) -> NewImage:
         (layer / "usr/bin/sh").symlink_to("busybox")
         (layer / "etc").mkdir()
         (layer / "etc/passwd").write_text("root:x:0:0::/home:/bin/sh\n")
+        (layer / "etc/group").write_text(group)
         (layer / "usr" / program).write_text(TALKS)
         (layer / "usr" / program).chmod(0o755)
         for name, mode in (modes or {}).items():
@@ -184,6 +187,23 @@ def test_a_command_without_an_entrypoint_is_the_program(
     result = make(new_image(**{"config.cmd": ["/bin/talks", "one"]}))
     assert result.returncode == 0, result
     assert said(directory)[:2] == ["one", "/"]
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_whoever_unpacks_an_image_its_user_has_the_groups_that_it_says(
+    new_image: NewImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int
+) -> None:
+    if user == 0 and os.geteuid() != 0:
+        pytest.skip("only root unpacks as root")
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    config = {"config.entrypoint": ["talks"], "config.user": "root"}
+    source = new_image(group="root:x:0:\nextra:x:200:root\n", **config)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    configuration = image.choose(image.lay_out(source, temporary), None)
+    image.unpack_layers(temporary)
+    settings = image.read_settings(configuration, temporary / image.RUNTIME)
+    assert (settings.user, settings.group, settings.groups) == (0, 0, [200])
 
 
 def test_links_of_an_image_lead_nowhere_but_into_it(

@@ -280,7 +280,7 @@ def test_stops_that_were_ignored_at_the_start_are_heard_before_anything_is_impor
     program = """
 import os, signal, sys
 import loader
-loader.prepare("", ({}, {}, [], []), None)
+loader.prepare("", ({}, {}, []), None)
 os._exit(sum(signal.getsignal(number) == signal.SIG_DFL for number in (1, 2, 3, 15)))
 """
     environment = {"PYTHONPATH": str(FIRST_STAGE)}

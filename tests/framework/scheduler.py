@@ -29,14 +29,14 @@ TEMPLATE = SCRIPTS / "managers/krunclient.sbatch"
 STARTS_IN = 60  # seconds, at most
 CONTROLLER_PORT, NODE_PORT = 16817, 16818
 # The node is said to have more than the machine may have: the jobs of a test are a few.
-CONFIGURATION = f"""
+CONFIGURATION = """
 ClusterName=krunclient
 SlurmctldHost=localhost(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket=DIRECTORY/munge.socket
-PluginDir={PLUGINS}
+PluginDir=DIRECTORY/plugins
 StateSaveLocation=DIRECTORY/state
 SlurmdSpoolDir=DIRECTORY/spool
 SlurmctldPort={CONTROLLER_PORT}
@@ -70,6 +70,7 @@ class Scheduler:
         for name in ("state", "spool"):
             (directory / name).mkdir(parents=True)
         (directory / "slurm.conf").write_text(f"{text}MpiParams=ports={ports}\n")
+        (directory / "plugins").symlink_to(PLUGINS)  # by a path that has no space
         (directory / "munge.key").touch(0o600)
         (directory / "munge.key").write_bytes(os.urandom(1024))
         self._environment = {

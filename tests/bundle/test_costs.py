@@ -1,0 +1,51 @@
+"""A launch costs no more than this, counted: a count is the same on a busy machine."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.framework import counts
+from tests.framework.counts import BARE_PYTHON, Calls, RecordedLaunch
+
+# Beside what a bare Python takes in the same place: which Python and which C library, these are.
+MORE_CALLS, MORE_OPENED = 390, 24
+# In instructions of a bare Python, by the version of /usr/bin/python3; and of one that is not here.
+INSTRUCTIONS = {"3.11": 1.915}
+OTHER_INSTRUCTIONS = 2.2
+MARGIN = 1.01
+MORE_PAGE_FAULTS = 1700
+PORT = 30655
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[RecordedLaunch]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        Path(name).chmod(0o755)
+        yield RecordedLaunch(Path(name))
+
+
+def test_a_launch_makes_few_system_calls_and_opens_few_files(launch: RecordedLaunch) -> None:
+    bare = counts.system_calls(BARE_PYTHON, launch.environment)
+    made = launch.system_calls(PORT)
+    more = Calls(made.made - bare.made, made.opened - bare.opened)
+    assert more.made <= MORE_CALLS, (made, bare)
+    assert more.opened <= MORE_OPENED, (made, bare)
+
+
+def test_a_launch_comes_to_its_fork_in_few_instructions(launch: RecordedLaunch) -> None:
+    """Of user space. Hashes are random, and so is what depends on them: the least of three."""
+    bare = min(counts.instructions(BARE_PYTHON, launch.environment) for _ in range(3))
+    taken = min(launch.instructions(PORT) for _ in range(3))
+    version = "import sys; print('%d.%d' % sys.version_info[:2])"
+    python = subprocess.check_output([counts.PYTHON, "-c", version], text=True).strip()
+    assert taken / bare <= INSTRUCTIONS.get(python, OTHER_INSTRUCTIONS) * MARGIN
+
+
+def test_a_launch_touches_few_pages(launch: RecordedLaunch) -> None:
+    bare = counts.page_faults(BARE_PYTHON, launch.environment)
+    assert launch.page_faults(PORT) - bare <= MORE_PAGE_FAULTS

@@ -1,0 +1,118 @@
+"""What a launch costs, counted: a count says the same whatever else the machine does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.framework import fake_vmm
+from tests.framework.paths import EXECUTABLE
+
+PYTHON = "/usr/bin/python3"
+# Beside which a launch is measured: what it needs of Python, and nothing of an interpreter's end.
+BARE_PYTHON = (PYTHON, "-ISXutf8", "-c", "import ctypes, os; os._exit(0)")
+ENDS_AT_THE_FORK = "import os; os.fork = lambda: os._exit(0);"
+STARTED_AGAIN = "-Xkrunclient-started-again"  # else it would leave the variables of valgrind's
+
+
+@dataclass(frozen=True)
+class Calls:
+    """System calls of all processes, and how many of them opened a file."""
+
+    made: int
+    opened: int
+
+
+class RecordedLaunch:
+    """The executable with the recording library as its bundled pair, so that it runs as users run
+    it, and a root. In a directory of its own, with a cache in which it is extracted.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        pair = fake_vmm.build(directory, "")
+        self.libkrun, self.root = Path(pair[1]), Path(pair[4])
+        self.executable = directory / "krunclient"
+        _with_pair(self.executable, self.libkrun, Path(pair[3]))
+        cache = directory / "cache"
+        cache.mkdir(mode=0o700)
+        self.environment = {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(cache)}
+        subprocess.run([self.executable, "--version"], env=self.environment, check=True)
+        (self._bundled,) = cache.glob("krunclient/*/site-packages/krunclient/bundled/*/libkrun.so")
+
+    def command(self, port: int, *options: str) -> list[str]:
+        return [str(self.executable), str(self.root), str(port), *options]
+
+    def system_calls(self, port: int) -> Calls:
+        """Up to krun_start_enter."""
+        return system_calls(self.command(port), self.environment, until='"entered ')
+
+    def instructions(self, port: int) -> int:
+        """Of user space, up to the fork."""
+        head = self.executable.read_bytes().split(b"\n", 3)[2].decode()
+        given = {"$PPID": [str(os.getppid())], "$0": self.command(port)[:1]}
+        given["$@"] = self.command(port)[1:]
+        _, *words = (one for word in shlex.split(head) for one in given.get(word, [word]))
+        program = words.index("-c") + 1
+        words[program] = ENDS_AT_THE_FORK + words[program]
+        words.insert(program - 1, STARTED_AGAIN)
+        return instructions(words, self.environment)
+
+    def page_faults(self, port: int) -> int:
+        """Minor ones of all its processes, to their end."""
+        return page_faults(self.command(port), self.environment)
+
+
+def system_calls(command: Sequence[str], environment: Mapping[str, str], until: str = "") -> Calls:
+    """By strace, up to the first line that holds a text."""
+    with tempfile.NamedTemporaryFile("r") as trace:
+        traced = ["strace", "-f", "-s", "64", "-o", trace.name, *command]
+        subprocess.run(traced, env=environment, capture_output=True)
+        lines = []
+        for line in trace:
+            if until and until in line:
+                break
+            if re.match(r"\d+ +\w+\(", line):
+                lines.append(line)
+    opened = sum(bool(re.match(r"\d+ +open(at)?\(.* = \d+$", line.strip())) for line in lines)
+    return Calls(len(lines), opened)
+
+
+def instructions(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Of user space, by callgrind, of the first process alone."""
+    with tempfile.TemporaryDirectory() as name:
+        profile = Path(name, "profile")
+        valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}"]
+        subprocess.run([*valgrind, *command], env=environment, capture_output=True)
+        (total,) = re.findall(r"^totals: (\d+)", profile.read_text(), re.M)
+    return int(total)
+
+
+def page_faults(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Minor ones of all processes, getrusage(2)."""
+    quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    process = os.posix_spawn(command[0], list(command), environment, file_actions=quiet)
+    _, _, used = os.wait4(process, 0)
+    return used.ru_minflt
+
+
+def _with_pair(target: Path, libkrun: Path, libkrunfw: Path) -> None:
+    """The executable with another pair in it."""
+    pair = {"libkrun.so": libkrun, "libkrunfw.so": libkrunfw}
+    with zipfile.ZipFile(EXECUTABLE) as built:
+        start = min(one.header_offset for one in built.infolist())
+        with EXECUTABLE.open("rb") as source, target.open("wb") as copy:
+            copy.write(source.read(start))
+            with zipfile.ZipFile(copy, "w") as changed:
+                for one in built.infolist():
+                    name = Path(one.filename).name
+                    data = pair[name].read_bytes() if name in pair else built.read(one)
+                    changed.writestr(one, data)
+    shutil.copymode(EXECUTABLE, target)
