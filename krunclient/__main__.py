@@ -100,9 +100,11 @@ def _print(text: str) -> int:
 
 def _open_standard_descriptors() -> None:
     """A descriptor of 0 to 2 that is closed would be taken by the next open."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes that number
 
 
 def _start_again_without(variables: tuple[bytes, ...]) -> None:

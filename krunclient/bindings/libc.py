@@ -88,6 +88,8 @@ RLIMITS = {
     "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
 }  # fmt: skip
 
+# struct rusage: seconds and microseconds of user and system time, then the peak in KiB
+RUSAGE_LONGS = 18
 SFD_NONBLOCK_CLOEXEC = 0o2004000
 SIGNALFD_RECORD_BYTES = 128  # sizeof(struct signalfd_siginfo); ssi_signo comes first
 
@@ -230,6 +232,10 @@ class Libc(Library):
     @function(ERRNO_SIZE, c_int, c_void_p)
     def signal(self, number: int, handler: int | None, /) -> int:
         """signal(2). The former handler."""
+
+    @function(ERRNO, c_int, POINTER(c_int), c_int, c_void_p)
+    def wait4(self, process: int, status: c_int, options: int, usage: object, /) -> int:
+        """wait4(2). Python's imports a module, for which a process may be short of descriptors."""
 
     @function(ERRNO)
     def pause(self) -> int:

@@ -13,7 +13,6 @@ from krunclient.supervisor import presence, usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import resource
     from collections.abc import Sequence
 
     from krunclient.bindings.libc import Libc
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from krunclient.plan import Plan
     from krunclient.supervisor.loop import Loop
     from krunclient.supervisor.metrics import Metrics
+    from krunclient.supervisor.usage import Usage
     from krunclient.supervisor.verdict import End
 
 
@@ -113,10 +113,11 @@ class Announcer:
     def forced(self, why: str, signal: int) -> None:
         self._log.write(events.FORCED, f"the VM is ended: {why}", signal=signal)
 
-    def ended(self, end: End, used: resource.struct_rusage) -> None:
+    def ended(self, end: End, used: Usage) -> None:
+        """`used` has the VMM's memory at its peak."""
         seconds = time.monotonic() - self._started
-        processor = used.ru_utime + used.ru_stime
-        peak_mib = used.ru_maxrss // 1024
+        processor = used.processor_seconds
+        peak_mib = used.resident_bytes // 2**20
         lost = f"; what it wrote is lost, {end.lost_mib:g} MiB: {KEPT_BY}" if end.lost_mib else ""
         self._log.write(
             events.ENDED,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from ctypes import c_int, c_long
 
+from krunclient.bindings.libc import RUSAGE_LONGS
 from krunclient.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from krunclient.bindings.libc import Libc
 
 
 STAT_BYTES = 4096  # more than its 52 numbers take
@@ -42,6 +46,19 @@ def of(processes: Iterable[int]) -> Usage:
     return Usage(
         processor_seconds=ticks / os.sysconf("SC_CLK_TCK"),
         resident_bytes=pages * os.sysconf("SC_PAGE_SIZE"),
+    )
+
+
+def reap(libc: Libc, child: int) -> tuple[int, Usage]:
+    """Wait for a child's end: its wait status, and what it has used, memory at its peak.
+
+    Raises OSError.
+    """
+    status, used = c_int(), (c_long * RUSAGE_LONGS)()
+    libc.wait4(child, status, 0, used)
+    seconds, microseconds = used[0] + used[2], used[1] + used[3]
+    return status.value, Usage(
+        processor_seconds=seconds + microseconds / 10**6, resident_bytes=used[4] * 1024
     )
 
 

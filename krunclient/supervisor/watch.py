@@ -22,7 +22,7 @@ from krunclient.errors import HostError, LaunchError
 from krunclient.log import write_all
 from krunclient.record import Record
 from krunclient.report import Report
-from krunclient.supervisor import readiness, verdict
+from krunclient.supervisor import readiness, usage, verdict
 from krunclient.supervisor.announce import Announcer
 from krunclient.supervisor.layer import MemoryLayer
 from krunclient.supervisor.libkrunlog import LibkrunLog
@@ -153,7 +153,7 @@ class Watch:
         self._announce.keep_metrics(self._loop)
         self._start_timers()
         self._loop.run()
-        _, wait_status, used = os.wait4(self._launch.child.pid, 0)
+        wait_status, used = usage.reap(self._launch.libc, self._launch.child.pid)
         if passt is not None:
             passt.end()
         self._loop.drain(self._launch.child.log, self._libkrun_log.feed)

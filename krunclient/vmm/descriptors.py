@@ -18,22 +18,25 @@ LOG, REPORT, GO, GUEST_STDERR, CARD = 3, 4, 5, 6, 7
 
 def keep(libc: Libc, log: int, report: int, go: int, others: tuple[int, ...]) -> None:
     """Leave the child 0 to 2 and these, from LOG on, and nothing else. Raises VmError."""
-    inherited = (log, report, go, 2, *others)
-    above = max(*inherited, LOG + len(inherited)) + 1
+    inherited = [log, report, go, 2, *others]
+    places = range(LOG, LOG + len(inherited))
+    above = max(*inherited, places[-1]) + 1
     try:
         for position, descriptor in enumerate(inherited):
-            os.dup2(descriptor, above + position, inheritable=False)
+            if descriptor in places:  # in the way of another
+                target = above + position
+                inherited[position] = os.dup2(descriptor, target, inheritable=False)
+        for target, descriptor in zip(places, inherited, strict=True):
+            os.dup2(descriptor, target, inheritable=False)
     except OSError as error:
         raise VmError(
             "the VM could not be created",
-            f"descriptor {above + position}",
+            f"descriptor {target}",
             reason(error),
             "allow more open files, by ulimit -n",
         ) from None
-    for position in range(len(inherited)):
-        os.dup2(above + position, LOG + position, inheritable=False)
     # Above the limit on open files there can be some as well, from when it was higher.
-    libc.close_range(LOG + len(inherited), 2**32 - 1, 0)
+    libc.close_range(places.stop, 2**32 - 1, 0)
 
 
 def leave_the_terminal() -> None:

@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -33,7 +33,8 @@ from tests.bench.candidates import (
     unhung,
 )
 from tests.bench.report import Results
-from tests.bench.start_up import StartUp, system_calls
+from tests.bench.start_up import Cost, StartUp
+from tests.framework.counts import ENTERED, system_calls
 from tests.framework.paths import EXECUTABLE, ROOTFS
 
 
@@ -90,8 +91,11 @@ def _start_up(bench: Bench, extent: Extent) -> Iterator[Results]:
         "root file system, MiB": _size(ROOTFS) / 2**20,
     }
     start_up = StartUp(bench)
-    yield _timed("start", start_up.measure(extent.starts))
-    yield {"first start, ms": 1000 * median(start_up.first(extent.first_starts))}
+    costs = start_up.measure(extent.starts)
+    yield _timed("start", {name: [one.real for one in each] for name, each in costs.items()})
+    yield _in_bare_pythons(costs)
+    first = [one.real for one in start_up.first(extent.first_starts)]
+    yield {"first start, ms": 1000 * median(first)}
     if extent.starts_at_once:
         at_once = {
             "C": lambda: start_up.slowest_at_once(start_up.c_launcher),
@@ -100,10 +104,12 @@ def _start_up(bench: Bench, extent: Extent) -> Iterator[Results]:
         what = f"{AT_ONCE} starts at once, slowest"
         yield _timed(what, alternate(what, extent.starts_at_once, at_once))
     if extent.system_calls:
+        environment = start_up.launch.environment
+        commands = {"krunclient": start_up.krunclient, "C": start_up.c_launcher}
         yield {
             "a launch's": {
-                "krunclient": system_calls(start_up.krunclient(FIRST_PORT), bench.environment),
-                "C": system_calls(start_up.c_launcher(FIRST_PORT), bench.environment),
+                name: asdict(system_calls(command(FIRST_PORT), environment, ENTERED))
+                for name, command in commands.items()
             }
         }
 
@@ -132,6 +138,22 @@ def _vms(bench: Bench, extent: Extent) -> Iterator[Results]:
     if extent.vms_at_once:
         slowest = microvms.slowest_end(bench, extent.vms_at_once)
         yield _timed(f"{AT_ONCE} VMs at once, slowest end", slowest)
+
+
+def _in_bare_pythons(costs: Mapping[str, Sequence[Cost]]) -> Results:
+    """The median of what each launch took to the bare Python beside it."""
+    bare = costs["bare Python"]
+    pairs = {name: list(zip(each, bare, strict=True)) for name, each in costs.items()}
+    return {
+        "start, in bare Pythons": {
+            name: median([one.real / beside.real for one, beside in each])
+            for name, each in pairs.items()
+        },
+        "start, processor time in bare Pythons": {
+            name: median([one.processor / beside.processor for one, beside in each])
+            for name, each in pairs.items()
+        },
+    }
 
 
 def _timed(what: str, seconds: Mapping[str, Sequence[float]]) -> Results:

@@ -1,20 +1,34 @@
-"""From exec to the entry of krun_start_enter, which the recording library tells the time of."""
+"""From exec to the entry of krun_start_enter, which the recording library tells the time of.
+
+Each launch is compared with the start of a bare Python beside it, in real time and in processor
+time, so that what slows the machine for a while slows both.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
 
-from tests.bench.candidates import AT_ONCE, FIRST_PORT, Bench, alternate, bare_python, compile_c
+from tests.bench.candidates import AT_ONCE, FIRST_PORT, Bench, alternate, compile_c
 from tests.framework import fake_vmm
+from tests.framework.counts import BARE_PYTHON, RecordedLaunch, run
 
 Environment = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds: until krun_start_enter, else to the end, and of the processors, of all processes and
+    to their end.
+    """
+
+    real: float
+    processor: float
 
 
 class StartUp:
@@ -22,65 +36,56 @@ class StartUp:
         self._bench = bench
         directory = bench.directory / "recorder"
         directory.mkdir()
-        self._arguments = [str(word) for word in fake_vmm.build(directory, "")]
-        self._libkrun = Path(self._arguments[1])
+        self.launch = RecordedLaunch(directory)
         self._program = directory / "launcher"
-        compile_c(self._program, self._libkrun)
+        compile_c(self._program, self.launch.libkrun)
+        self._calls = directory / "calls"
+        self.launch.write_calls_to(self._calls, fake_vmm.STATUS)
 
-    def measure(self, runs: int) -> dict[str, list[float]]:
+    def measure(self, runs: int) -> dict[str, list[Cost]]:
         without_sandbox = [*self.krunclient(FIRST_PORT), "--sandbox", "off"]
-        return alternate(
-            "start",
-            runs,
-            {
-                "bare Python": lambda: bare_python(self._bench),
-                "C": lambda: self._entered(self.c_launcher(FIRST_PORT)),
-                "krunclient": lambda: self._entered(self.krunclient(FIRST_PORT)),
-                "krunclient --sandbox off": lambda: self._entered(without_sandbox),
-            },
-        )
+        commands = {
+            "bare Python": BARE_PYTHON,
+            "C": self.c_launcher(FIRST_PORT),
+            "krunclient": self.krunclient(FIRST_PORT),
+            "krunclient --sandbox off": without_sandbox,
+        }
 
-    def first(self, runs: int) -> list[float]:
-        """With nothing extracted yet."""
-        seconds = []
+        def measure(command: Sequence[str]) -> Callable[[], Cost]:
+            return lambda: self._cost(command)
+
+        measures = {name: measure(command) for name, command in commands.items()}
+        return alternate("start", runs, measures)
+
+    def first(self, runs: int) -> list[Cost]:
+        """With nothing extracted yet: of the executable as it is, whose pair is large."""
+        pair = {"--libkrun": self.launch.libkrun, "--libkrunfw": self.launch.libkrunfw}
+        command = [str(self._bench.executable), str(self.launch.root), str(FIRST_PORT)]
+        command += [str(word) for option in pair.items() for word in option]
+        costs = []
         for _ in range(runs):
             with tempfile.TemporaryDirectory(dir=self._bench.directory) as cache:
                 os.chmod(cache, 0o700)
-                environment = {**self._bench.environment, "XDG_CACHE_HOME": cache}
-                seconds.append(self._entered(self.krunclient(FIRST_PORT), environment))
-        return seconds
+                environment = {**self.launch.environment, "XDG_CACHE_HOME": cache}
+                costs.append(self._cost(command, environment))
+        return costs
 
     def slowest_at_once(self, command: Callable[[int], list[str]]) -> float:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return max(pool.map(lambda n: self._run(command(FIRST_PORT + n)), range(AT_ONCE)))
+            costs = pool.map(lambda n: self._cost(command(FIRST_PORT + n)), range(AT_ONCE))
+            return max(cost.real for cost in costs)
 
     def krunclient(self, port: int) -> list[str]:
-        return [str(self._bench.executable), *self._arguments, str(port)]
+        return self.launch.command(port)
 
     def c_launcher(self, port: int) -> list[str]:
-        return [str(self._program), str(self._arguments[-1]), str(port)]
+        return [str(self._program), str(self.launch.root), str(port)]
 
-    def _run(self, command: list[str]) -> float:
-        started = time.monotonic()
-        subprocess.run(command, env=self._bench.environment, check=False)
-        return time.monotonic() - started
-
-    def _entered(self, command: list[str], environment: Environment | None = None) -> float:
-        calls = self._bench.directory / "calls"
-        calls.write_text("")
-        Path(f"{self._libkrun}.settings").write_text(f"{calls} {fake_vmm.STATUS}")
+    def _cost(self, command: Sequence[str], environment: Environment | None = None) -> Cost:
+        self._calls.write_text("")
         started = time.monotonic_ns()
-        subprocess.run(command, env=environment or self._bench.environment, check=False)
-        (entered,) = re.findall(r"^entered (\d+)$", calls.read_text(), re.M)
-        return (int(entered) - started) / 10**9
-
-
-def system_calls(command: list[str], environment: Environment) -> dict[str, int]:
-    """By strace: how many calls, and how many files opened."""
-    with tempfile.NamedTemporaryFile("r") as trace:
-        subprocess.run(
-            ["strace", "-f", "-o", trace.name, *command], env=environment, capture_output=True
-        )
-        lines = [line for line in trace if re.match(r"\d+ +\w+\(", line)]
-    opened = sum(bool(re.match(r"\d+ +open(at)?\(.* = \d+$", line.strip())) for line in lines)
-    return {"system calls": len(lines), "files opened": opened}
+        used = run(command, environment or self.launch.environment)
+        ended = time.monotonic_ns()
+        entered = re.findall(r"^entered (\d+)$", self._calls.read_text(), re.M)
+        reached = int(entered[0]) if len(entered) == 1 else ended
+        return Cost((reached - started) / 10**9, used.ru_utime + used.ru_stime)

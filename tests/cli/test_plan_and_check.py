@@ -118,7 +118,7 @@ def test_a_library_that_ends_its_process_is_told_by_check(tmp_path: Path, ends: 
 def test_without_proc_or_dev_null_there_is_one_clear_line(tmp_path: Path) -> None:
     launcher, arguments = fake_vmm.prepare(tmp_path)
     for take_away, says in (
-        ("mount -n -t tmpfs none /dev", "/dev/null: no such file or directory"),
+        ("mount -n -t tmpfs none /dev", "/dev/kvm: open: no such file or directory; see what"),
         ("mount -n -t tmpfs none /proc", "/proc: it is not mounted; mount it"),
     ):
         command = [*UNSHARE, "sh", "-c", f'{take_away}; exec "$@"', "sh", *launcher.command]

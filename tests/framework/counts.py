@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -13,13 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.framework import fake_vmm
+from tests.framework import fake_vmm, recorder
 from tests.framework.paths import EXECUTABLE
+from tests.framework.roots import static_root
 
 PYTHON = "/usr/bin/python3"
 # Beside which a launch is measured: what it needs of Python, and nothing of an interpreter's end.
 BARE_PYTHON = (PYTHON, "-ISXutf8", "-c", "import ctypes, os; os._exit(0)")
 ENDS_AT_THE_FORK = "import os; os.fork = lambda: os._exit(0);"
+ENTERED = '"entered '  # what the recording library writes first in krun_start_enter
 STARTED_AGAIN = "-Xkrunclient-started-again"  # else it would leave the variables of valgrind's
 
 
@@ -37,22 +40,29 @@ class RecordedLaunch:
     """
 
     def __init__(self, directory: Path) -> None:
-        pair = fake_vmm.build(directory, "")
-        self.libkrun, self.root = Path(pair[1]), Path(pair[4])
+        self._settings = directory / "settings"
+        self.write_calls_to(Path(os.devnull), fake_vmm.STATUS)
+        self.libkrun, self.libkrunfw = recorder.build(
+            directory, recorder.NEWEST, "", f'-DSETTINGS="{self._settings}"'
+        )
+        self.root = static_root(directory / "root")
         self.executable = directory / "krunclient"
-        _with_pair(self.executable, self.libkrun, Path(pair[3]))
+        _with_pair(self.executable, self.libkrun, self.libkrunfw)
         cache = directory / "cache"
         cache.mkdir(mode=0o700)
         self.environment = {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(cache)}
-        subprocess.run([self.executable, "--version"], env=self.environment, check=True)
-        (self._bundled,) = cache.glob("krunclient/*/site-packages/krunclient/bundled/*/libkrun.so")
+        run([str(self.executable), "--version"], self.environment)
+
+    def write_calls_to(self, calls: Path, status: int) -> None:
+        """Where the recording library writes to, and what its krun_start_enter ends with."""
+        self._settings.write_text(f"{calls} {status}")
 
     def command(self, port: int, *options: str) -> list[str]:
         return [str(self.executable), str(self.root), str(port), *options]
 
     def system_calls(self, port: int) -> Calls:
         """Up to krun_start_enter."""
-        return system_calls(self.command(port), self.environment, until='"entered ')
+        return system_calls(self.command(port), self.environment, until=ENTERED)
 
     def instructions(self, port: int) -> int:
         """Of user space, up to the fork."""
@@ -67,7 +77,7 @@ class RecordedLaunch:
 
     def page_faults(self, port: int) -> int:
         """Minor ones of all its processes, to their end."""
-        return page_faults(self.command(port), self.environment)
+        return run(self.command(port), self.environment).ru_minflt
 
 
 def system_calls(command: Sequence[str], environment: Mapping[str, str], until: str = "") -> Calls:
@@ -95,12 +105,12 @@ def instructions(command: Sequence[str], environment: Mapping[str, str]) -> int:
     return int(total)
 
 
-def page_faults(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Minor ones of all processes, getrusage(2)."""
+def run(command: Sequence[str], environment: Mapping[str, str]) -> resource.struct_rusage:
+    """What all its processes have used, getrusage(2)."""
     quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     process = os.posix_spawn(command[0], list(command), environment, file_actions=quiet)
     _, _, used = os.wait4(process, 0)
-    return used.ru_minflt
+    return used
 
 
 def _with_pair(target: Path, libkrun: Path, libkrunfw: Path) -> None:
