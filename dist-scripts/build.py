@@ -22,6 +22,8 @@ from shiv.bootstrap.environment import Environment
 from shiv.builder import create_archive
 from shiv.constants import BUILD_AT_TIMESTAMP_FORMAT
 
+from lean import lean
+
 TOP = Path(__file__).resolve().parent.parent
 SCRIPTS = TOP / "dist-scripts"
 EXECUTABLE = TOP / "dist/github.com/tomyedwab/yesterday/nexushub/bin/krunclient"
@@ -91,6 +93,8 @@ def copy_package(site_packages: Path) -> None:
         site_packages / "krunclient",
         ignore=shutil.ignore_patterns("__pycache__", "bundled", FIRST_STAGE.name, "*.[ch]"),
     )
+    for source in (site_packages / "krunclient").rglob("*.py"):
+        source.write_bytes(lean(source.read_bytes()))
 
 
 def fetch_wheels(machine: str) -> dict[str, Path]:
@@ -187,10 +191,7 @@ def put_head(archive: Path, build_id: str) -> None:
     """Put the shell's line and the first stage in the place of shiv's interpreter line."""
     call = "\ndel sys.argv[0]\nparent = int(sys.argv.pop(0))\n"
     call += f'start(sys.argv[0], "{build_id}", parent)\n'
-    sys.path.append(str(FIRST_STAGE))
-    from lean import lean
-
-    source = ast.unparse(lean((FIRST_STAGE / "start.py").read_text()))
+    source = ast.unparse(ast.parse(lean((FIRST_STAGE / "start.py").read_bytes())))
     first_stage = (source + call).encode()
     offset = len(HEAD.format(offset=0, size=len(first_stage)))
     head = HEAD.format(offset=offset, size=len(first_stage))

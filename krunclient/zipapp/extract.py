@@ -18,7 +18,6 @@ import bootstrap
 import loader
 import start
 from _bootstrap import extract_site_packages
-from lean import lean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,8 +182,8 @@ def _compile(target: str, first: bytes) -> None:
 
 
 def _compiled(source: bytes, path: str) -> CodeType:
-    flags = annotations.compiler_flag  # of the import that is left out
-    return compile(lean(source), path, "exec", flags, dont_inherit=True)  # type: ignore[no-any-return]
+    flags = annotations.compiler_flag  # of an import that the build has left out
+    return compile(source, path, "exec", flags, dont_inherit=True)  # type: ignore[no-any-return]
 
 
 def _write(path: str, content: Any) -> None:
