@@ -14,6 +14,8 @@ VMS = ("1 VM", "5 VMs", "10 VMs")
 GOALS = {
     "start: krunclient to bare Python": 2.2,
     "first start: to bare Python": 25,
+    "a KVM ioctl: under the filter to without": 1.3,
+    "a send and its receipt: under the filter to without": 1.3,
     "first answer: later than C, in bare Pythons": 3,
     "20 VMs at once: slowest to that of C": 1.5,
     **{f"memory of {count}, MB": 50 for count in VMS},
@@ -51,6 +53,10 @@ def ratios(results: Results) -> dict[str, float]:
             found[f"{name}: krunclient to C"] = values["krunclient"] / values["C"]
     if values := results.get("20 VMs at once, slowest end, ms"):
         found["20 VMs at once: slowest to that of C"] = values["krunclient"] / values["C"]
+    for name, values in results.get("calls, ns", {}).items():
+        found[f"{name}: under the filter to without"] = (
+            values["under it"] / values["without the filter"]
+        )
     for count, values in results.get("memory per VM, MB", {}).items():
         what = f"memory of {count} VM{'s' if int(count) > 1 else ''}"
         found[f"{what}, MB"] = values["krunclient"]
