@@ -68,7 +68,7 @@ WHOLE = replace(
     loads=30,
     beside_others=50,
 )
-SHORT = Extent(starts=20, first_starts=3, served=10, memory_of=(1,))
+SHORT = Extent(starts=12, first_starts=2, served=6, memory_of=(1,))
 CLIENTS = Extent(starts=3, first_starts=1, beside_others=50)
 
 
