@@ -29,7 +29,7 @@ TEMPLATE = SCRIPTS / "managers/krunclient.sbatch"
 STARTS_IN = 60  # seconds, at most
 CONTROLLER_PORT, NODE_PORT = 16817, 16818
 # The node is said to have more than the machine may have: the jobs of a test are a few.
-CONFIGURATION = """
+CONFIGURATION = f"""
 ClusterName=krunclient
 SlurmctldHost=localhost(127.0.0.1)
 SlurmUser=root
