@@ -189,7 +189,8 @@ def pack(site_packages: Path, output: Path) -> None:
 
 def put_head(archive: Path, build_id: str) -> None:
     """Put the shell's line and the first stage in the place of shiv's interpreter line."""
-    call = "\ndel sys.argv[0]\nparent = int(sys.argv.pop(0))\n"
+    # Closed first: where 0, 1 or 2 was closed, it has taken that number.
+    call = "\nf.close()\ndel sys.argv[0]\nparent = int(sys.argv.pop(0))\n"
     call += f'start(sys.argv[0], "{build_id}", parent)\n'
     source = ast.unparse(ast.parse(lean((FIRST_STAGE / "start.py").read_bytes())))
     first_stage = (source + call).encode()

@@ -26,7 +26,6 @@ NEEDED = {
     "languages": {"go": "golang-go", "rustc": "rustc"},
     "counts": {"strace": "strace", "valgrind": "valgrind"},
     "managers": {"systemd-analyze": "systemd"},
-    "bench": {"strace": "strace"},
     "emulated-host": {
         "qemu-system-x86_64": "qemu-system-x86",
         "modprobe": "kmod",

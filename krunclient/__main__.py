@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -103,8 +104,9 @@ def _open_standard_descriptors() -> None:
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which takes that number
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                os.open(os.devnull, os.O_RDWR)  # which takes that number
 
 
 def _start_again_without(variables: tuple[bytes, ...]) -> None:

@@ -119,7 +119,7 @@ class Log:
         self._descriptor = descriptor
         self._writer: int | None = None
         self._patience = PATIENCE_MILLISECONDS
-        self._context = {"pid": os.getpid(), **context}
+        self._context = context if "pid" in context else {"pid": os.getpid(), **context}
 
     def with_context(self, **context: str | int) -> Log:
         """The same log with more context."""

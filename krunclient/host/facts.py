@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 
 
 LANDLOCK_CREATE_RULESET_VERSION = 1  # <linux/landlock.h>
-MEMINFO_BYTES = 4096  # its head, where all that is read here stands
+HEAD_BYTES = 4096  # of a file in /proc, where all that is read here stands
 
 
 class HostFacts(Record):
     """`exec_path` is the guest's program, absolute in the guest. `vmm_uid` is who the VMM runs as,
-    `landlock_abi` 0 if the kernel has no Landlock, `hard_limits` this process's own by name.
-    `open_files` is the highest limit on them that this process can have, `processors` how many it
-    may run on, `available_mib` how much memory a new program can have, None if that is not told.
+    `landlock_abi` 0 if the kernel has no Landlock, `hard_limits` this process's own of BOUNDED by
+    name. `open_files` is the highest limit on them that this process can have, `processors` how
+    many it may run on, `available_mib` how much memory a new program can have, None if that is not
+    told.
     `terminal` tells whether a user types and looks at one. `passt` are the programs of
     `--network passt`, None without.
     """
@@ -116,8 +117,7 @@ def open_files(libc: Libc) -> int:
     number, before = RLIMITS["RLIMIT_NOFILE"], ResourceLimit()
     libc.getrlimit(number, before)
     try:
-        with open("/proc/sys/fs/nr_open", "rb", 0) as file:
-            most = int(file.read(32))
+        most = int(_head("/proc/sys/fs/nr_open"))
     except (OSError, ValueError):
         return int(before.hard)
     if before.hard >= most or os.geteuid() != 0:
@@ -141,13 +141,21 @@ def memory_mib(name: str) -> int | None:
     """
     head = f"{name}:".encode()
     try:
-        with open("/proc/meminfo", "rb", 0) as file:
-            for line in file.read(MEMINFO_BYTES).split(b"\n"):
-                if line.startswith(head):
-                    return int(line.split()[1]) // 1024
+        for line in _head("/proc/meminfo").split(b"\n"):
+            if line.startswith(head):
+                return int(line.split()[1]) // 1024
     except (OSError, ValueError, IndexError):
         pass
     return None
+
+
+def _head(path: str) -> bytes:
+    """Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, HEAD_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def is_at_terminal() -> bool:

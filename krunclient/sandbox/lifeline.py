@@ -25,6 +25,7 @@ def start(libc: Libc, architecture: Architecture, supervisor: int) -> None:
     waits = _thread.allocate_lock()
     waits.acquire()
     failures: list[OSError] = []
+    pause = libc.pause  # looked up here: under the filter, the dynamic loader may do nothing
 
     def wait() -> None:
         try:
@@ -36,7 +37,7 @@ def start(libc: Libc, architecture: Architecture, supervisor: int) -> None:
         waits.release()
         while not failures:
             try:
-                libc.pause()
+                pause()
             except OSError:
                 pass  # no signal gets here, but for those that nobody can block
 

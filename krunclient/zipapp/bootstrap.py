@@ -16,7 +16,6 @@ import start
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import NoReturn
 
 OLDEST_PYTHON = (3, 10)
 
@@ -34,11 +33,12 @@ def main() -> None:
 def load(archive: str, name: str) -> "Callable[[int | None], None]":
     """What starts a launch, from the best copy that there is or can be made."""
     if sys.version_info < OLDEST_PYTHON:
-        _fail(
+        start.fail(
             "Python is too old",
             sys.executable,
             "it is %d.%d" % sys.version_info[:2],
             "run krunclient by python3.10 or later",
+            69,
         )
     directories = cache_directories(os.environ, os.geteuid())
     for directory in directories:
@@ -97,10 +97,5 @@ def _extract(archive: str, name: str, directories: "list[str]") -> str:
     try:
         return extract.into_first_writable(directories, archive, name)
     except extract.ExtractionError as error:
-        _fail(*error.args)
-
-
-def _fail(what: str, thing: str, why: str, remedy: str) -> "NoReturn":
-    line = "krunclient: error: %s: %s: %s; %s\n" % (what, thing, why, remedy)
-    os.write(2, line.encode("utf-8", "backslashreplace"))
-    os._exit(69)
+        what, thing, why, remedy = error.args
+        start.fail(what, thing, why, remedy, 69)

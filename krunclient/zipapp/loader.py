@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import CodeType, ModuleType
-    from typing import Any
+    from typing import Any, NoReturn
 
     Codes = dict[str, CodeType]
     Files = Mapping[str, tuple[int, int]]
@@ -21,6 +21,7 @@ def prepare(
     target: str,
     content: "tuple[Files, Codes, Sequence[str]]",
     read: "Callable[[str], Any]",
+    fail: "Callable[[str, str, str, str, int], NoReturn]",
 ) -> "Callable[[int | None], None]":
     """Look whether the rest of the copy in `target` is whole, and have imports find its code.
 
@@ -35,17 +36,9 @@ def prepare(
     for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM):
         if _signal.getsignal(number) == _signal.SIG_IGN:
             _signal.signal(number, _signal.SIG_DFL)
-    importer = Importer(target, codes, packages, read)
+    importer = Importer(target, codes, packages, read, fail)
     sys.meta_path.insert(0, importer)
-    for name in list(codes):
-        importer.load(name)
-    return launch
-
-
-def launch(parent: "int | None") -> None:
-    from krunclient.__main__ import main
-
-    main(parent)
+    return importer.launch
 
 
 class Importer:
@@ -57,11 +50,24 @@ class Importer:
         codes: "Codes",
         packages: "Sequence[str]",
         read: "Callable[[str], Any]",
+        fail: "Callable[[str, str, str, str, int], NoReturn]",
     ) -> None:
         self._target = target
         self._codes = codes
         self._packages = packages
         self._read = read
+        self._fail = fail
+
+    def launch(self, parent: "int | None") -> None:
+        """Load what a launch needs, and go on into it."""
+        try:
+            for name in list(self._codes):
+                self.load(name)
+        except (OSError, ImportError, MemoryError) as error:
+            why = str(error) or "not enough memory"
+            remedy = "see which limit has been reached"
+            self._fail("krunclient can't be loaded", self._target, why, remedy, 70)
+        sys.modules["krunclient.__main__"].main(parent)
 
     def find_spec(self, name: str, path: object = None, module: object = None) -> "Any":
         """Raises ImportError where the file of the rest is damaged."""

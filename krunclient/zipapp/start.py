@@ -21,10 +21,9 @@ import zlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
 CODE = "code"  # the file of what a launch imports
-MOST_BYTES = 1 << 24  # of such a file: what is longer is damaged
 
 
 def start(archive: str, build_id: str, parent: "int | None" = None) -> None:
@@ -45,12 +44,16 @@ def start(archive: str, build_id: str, parent: "int | None" = None) -> None:
         try:
             import bootstrap
         except ImportError:
-            line = "krunclient: error: the executable is damaged: %s: it is no zip file; " % archive
-            os.write(2, (line + "install it again\n").encode("utf-8", "backslashreplace"))
-            os._exit(69)
+            fail("the executable is damaged", archive, "it is no zip file", "install it again", 69)
         launch = bootstrap.load(archive, name)
         del sys.path[0]
     launch(parent)
+
+
+def fail(what: str, thing: str, why: str, remedy: str, status: int) -> "NoReturn":
+    line = "krunclient: error: %s: %s: %s; %s\n" % (what, thing, why, remedy)
+    os.write(2, line.encode("utf-8", "backslashreplace"))
+    os._exit(status)
 
 
 def is_trusted(directory: str) -> bool:
@@ -97,13 +100,13 @@ def load(target: str) -> "Callable[[int | None], None]":
     namespace = {}  # type: dict[str, Any]
     exec(loader, namespace)
     prepare = namespace["prepare"]
-    return prepare(target, content, read)  # type: ignore[no-any-return]
+    return prepare(target, content, read, fail)  # type: ignore[no-any-return]
 
 
 def read(path: str) -> "Any":
     """What `extract` wrote there. Raises OSError, ValueError, EOFError or TypeError."""
     with open(path, "rb", 0) as file:
-        data = memoryview(file.read(MOST_BYTES))
+        data = memoryview(file.read())
     if zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
         raise ValueError("%s is damaged" % path)
     return marshal.loads(data[4:])

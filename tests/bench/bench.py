@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -34,7 +34,7 @@ from tests.bench.candidates import (
 )
 from tests.bench.report import Results
 from tests.bench.start_up import Cost, StartUp
-from tests.framework.counts import ENTERED, system_calls
+from tests.framework.counts import ENTERED, Calls, system_calls
 from tests.framework.paths import EXECUTABLE, ROOTFS
 
 
@@ -112,7 +112,7 @@ def _start_up(bench: Bench, extent: Extent) -> Iterator[Results]:
         commands = {"krunclient": start_up.krunclient, "C": start_up.c_launcher}
         yield {
             "a launch's": {
-                name: asdict(system_calls(command(FIRST_PORT), environment, ENTERED))
+                name: _counted(system_calls(command(FIRST_PORT), environment, ENTERED))
                 for name, command in commands.items()
             }
         }
@@ -144,6 +144,10 @@ def _vms(bench: Bench, extent: Extent) -> Iterator[Results]:
     if extent.vms_at_once:
         slowest = microvms.slowest_end(bench, extent.vms_at_once)
         yield _timed(f"{AT_ONCE} VMs at once, slowest end", slowest)
+
+
+def _counted(calls: Calls) -> dict[str, int]:
+    return {"system calls": calls.made, "files opened": calls.opened}
 
 
 def _in_bare_pythons(costs: Mapping[str, Sequence[Cost]]) -> Results:
@@ -185,7 +189,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, help="where to write the plot")
     arguments = parser.parse_args()
     if arguments.prepare:
-        debian.require("bench")
+        debian.require("counts")
         return 0
     if arguments.json:
         asked = {"no_vm": WITHOUT_VMS, "short": SHORT, "clients": CLIENTS}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.framework import guests
+from tests.framework.counts import BARE_PYTHON
 from tests.framework.paths import EXECUTABLE
 from tests.framework.roots import busybox_root, caddy_root
 
@@ -24,7 +25,6 @@ ATTEMPTS = 3
 SERVER = "exec httpd -f -p 80 -h /www"
 # In the guest's memory: what is to be measured is the way through the port, not the file system.
 LARGE_FILE = "busybox dd if=/dev/zero of=/dev/shm/large bs=1M count=16 2>/dev/null"
-PYTHON = "/usr/bin/python3"
 
 Measured = TypeVar("Measured")
 
@@ -113,8 +113,7 @@ def compile_c(program: Path, libkrun: Path, *options: str) -> None:
 def bare_python(bench: Bench) -> float:
     """What starting Python costs where this is called: the unit of goals that compare with it."""
     started = time.monotonic()
-    command = [PYTHON, "-I", "-S", "-c", "import ctypes"]
-    subprocess.run(command, env=bench.environment, check=True)
+    subprocess.run(BARE_PYTHON, env=bench.environment, check=True)
     return time.monotonic() - started
 
 

@@ -17,7 +17,7 @@ SECTIONS = {
     section.partition("\n")[0]: " ".join(section.replace("`", "").split())
     for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
 }
-CALLS = {*errors.by_name(), "failed_call", "_fail", "ExtractionError"}
+CALLS = {*errors.by_name(), "failed_call", "fail", "_fail", "ExtractionError"}
 FEWEST = 100  # so that a change of style does not leave nothing to look for
 # What comes from elsewhere: an errno's text, what a library or passt said.
 ELSEWHERE = 3
@@ -55,8 +55,15 @@ def texts(node: ast.expr, known: dict[str, list[ast.expr]]) -> Iterator[list[str
 
 def calls(tree: ast.AST, names: Collection[str]) -> Iterator[ast.Call]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+        if isinstance(node, ast.Call) and called(node) in names:
             yield node
+
+
+def called(node: ast.Call) -> str:
+    """The name of the function, or of the method."""
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr
+    return node.func.id if isinstance(node.func, ast.Name) else ""
 
 
 def told() -> Iterator[tuple[str, list[str], list[str]]]:
@@ -82,7 +89,7 @@ def told() -> Iterator[tuple[str, list[str], list[str]]]:
         for function in functions:
             known = assignments(ast.walk(function))
             for node in calls(function, helpers):
-                position, whats = helpers[node.func.id]  # type: ignore[attr-defined]
+                position, whats = helpers[called(node)]
                 for parts in whats:
                     for reason in texts(node.args[position], known):
                         yield f"{source.name}:{node.lineno}", parts, reason

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,13 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
+def test_a_stream_that_is_closed_at_the_start_is_not_the_executable(launcher: Launcher) -> None:
+    runs(launcher)
+    closed = replace(launcher, command=["sh", "-c", '"$@" >&-', "sh", *launcher.command])
+    ended = closed.run("--version")
+    assert (ended.stdout, ended.stderr, ended.status) == (b"", b"", 0)
+
+
 def test_no_byte_of_the_code_can_change_unnoticed(launcher: Launcher, cache: Path) -> None:
     runs(launcher)
     code = extracted(cache) / "code"
@@ -280,10 +288,30 @@ def test_stops_that_were_ignored_at_the_start_are_heard_before_anything_is_impor
     program = """
 import os, signal, sys
 import loader
-loader.prepare("", ({}, {}, []), None)
+loader.prepare("", ({}, {}, []), None, None)
 os._exit(sum(signal.getsignal(number) == signal.SIG_DFL for number in (1, 2, 3, 15)))
 """
     environment = {"PYTHONPATH": str(FIRST_STAGE)}
     command = [sys.executable, "-c", program]
     ignored = subprocess.run(command, env=environment, preexec_fn=ignore_stops)
     assert ignored.returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        ("MemoryError()", "not enough memory"),
+        ("OSError(24, 'Too many open files')", "[Errno 24] Too many open files"),
+    ],
+)
+def test_code_that_a_limit_keeps_from_being_loaded_is_told_in_a_line(error: str, why: str) -> None:
+    program = f"""
+import loader, start
+code = compile("raise {error}", "", "exec")
+loader.prepare("/copy", ({{}}, {{"krunclient": code}}, ["krunclient"]), None, start.fail)(None)
+"""
+    environment = {"PYTHONPATH": str(FIRST_STAGE)}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+    remedy = "see which limit has been reached"
+    told = f"krunclient: error: krunclient can't be loaded: /copy: {why}; {remedy}\n"
+    assert (ended.returncode, ended.stderr.decode()) == (70, told)

@@ -21,7 +21,19 @@ from tests.framework.roots import static_root
 PYTHON = "/usr/bin/python3"
 # Beside which a launch is measured: what it needs of Python, and nothing of an interpreter's end.
 BARE_PYTHON = (PYTHON, "-ISXutf8", "-c", "import ctypes, os; os._exit(0)")
-ENDS_AT_THE_FORK = "import os; os.fork = lambda: os._exit(0);"
+AT_THE_FORK = 96  # a status that nothing else has
+# Not every valgrind knows openat2: the guest's program is looked up without it, in a root that has
+# no links.
+ENDS_AT_THE_FORK = f"""
+import os, sys
+uname = os.uname
+def locate(libc, root, path, flags, resolve):
+    return os.open(path[1:], flags, dir_fd=root)
+def patched():
+    sys.modules["krunclient.host.program"].openat2 = locate
+    return uname()
+os.uname, os.fork = patched, lambda: os._exit({AT_THE_FORK})
+"""
 ENTERED = '"entered '  # what the recording library writes first in krun_start_enter
 STARTED_AGAIN = "-Xkrunclient-started-again"  # else it would leave the variables of valgrind's
 
@@ -73,43 +85,49 @@ class RecordedLaunch:
         program = words.index("-c") + 1
         words[program] = ENDS_AT_THE_FORK + words[program]
         words.insert(program - 1, STARTED_AGAIN)
-        return instructions(words, self.environment)
+        return instructions(words, self.environment, AT_THE_FORK)
 
     def page_faults(self, port: int) -> int:
         """Minor ones of all its processes, to their end."""
-        return run(self.command(port), self.environment).ru_minflt
+        return run(self.command(port), self.environment, fake_vmm.STATUS).ru_minflt
 
 
-def system_calls(command: Sequence[str], environment: Mapping[str, str], until: str = "") -> Calls:
+def system_calls(command: Sequence[str], environment: Mapping[str, str], until: str) -> Calls:
     """By strace, up to the first line that holds a text."""
     with tempfile.NamedTemporaryFile("r") as trace:
         traced = ["strace", "-f", "-s", "64", "-o", trace.name, *command]
-        subprocess.run(traced, env=environment, capture_output=True)
-        lines = []
+        traced_run = subprocess.run(traced, env=environment, capture_output=True, text=True)
+        lines: list[str] = []
         for line in trace:
-            if until and until in line:
+            if until in line:
                 break
             if re.match(r"\d+ +\w+\(", line):
                 lines.append(line)
+        else:
+            raise AssertionError(f"it ended without {until!r}: {traced_run}")
     opened = sum(bool(re.match(r"\d+ +open(at)?\(.* = \d+$", line.strip())) for line in lines)
     return Calls(len(lines), opened)
 
 
-def instructions(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Of user space, by callgrind, of the first process alone."""
+def instructions(command: Sequence[str], environment: Mapping[str, str], status: int) -> int:
+    """Of user space, by callgrind, of the first process alone, which has to end with a status."""
     with tempfile.TemporaryDirectory() as name:
         profile = Path(name, "profile")
         valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}"]
-        subprocess.run([*valgrind, *command], env=environment, capture_output=True)
+        ended = subprocess.run([*valgrind, *command], env=environment, capture_output=True)
+        assert ended.returncode == status, ended
         (total,) = re.findall(r"^totals: (\d+)", profile.read_text(), re.M)
     return int(total)
 
 
-def run(command: Sequence[str], environment: Mapping[str, str]) -> resource.struct_rusage:
-    """What all its processes have used, getrusage(2)."""
+def run(
+    command: Sequence[str], environment: Mapping[str, str], status: int = 0
+) -> resource.struct_rusage:
+    """What all its processes have used, getrusage(2), if it ends with this status."""
     quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     process = os.posix_spawn(command[0], list(command), environment, file_actions=quiet)
-    _, _, used = os.wait4(process, 0)
+    _, wait_status, used = os.wait4(process, 0)
+    assert os.waitstatus_to_exitcode(wait_status) == status, (command, wait_status)
     return used
 
 

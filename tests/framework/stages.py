@@ -10,11 +10,11 @@ from krunclient.bindings.arch import ARCHITECTURES
 from krunclient.cli import Options
 from krunclient.config import Config
 from krunclient.host.facts import HostFacts, find_architecture
-from krunclient.model import Features, LibraryPair
+from krunclient.model import BOUNDED, Features, LibraryPair
 from krunclient.plan import Plan
 
 LIBC = libc.load(find_architecture())
-NO_LIMITS = dict.fromkeys(libc.RLIMITS, 2**64 - 1)  # RLIM_INFINITY
+NO_LIMITS = dict.fromkeys(BOUNDED, 2**64 - 1)  # RLIM_INFINITY
 ROOT, PORT = "/srv/app", 30000
 
 # What the generations of libkrun have, by their headers.

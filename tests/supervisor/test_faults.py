@@ -143,6 +143,16 @@ def test_a_kernel_without_landlock_has_the_first_wall_alone(
     assert faulty.run(*arguments, PORT).status == fake_vmm.STATUS
 
 
+def test_what_waits_behind_its_own_filter_needs_nothing_of_the_dynamic_loader(
+    prepared: tuple[Launcher, list[str | Path]],
+) -> None:
+    """Which writes of each look-up: a call by which that filter would end the VMM."""
+    launcher, arguments = prepared
+    ended = launcher.run(*arguments, PORT, env={"LD_DEBUG": "bindings"})
+    assert ended.status == fake_vmm.STATUS
+    assert b"symbol `pause'" in ended.stderr
+
+
 def limited(limit: int, value: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(limit, (value, value))
 
