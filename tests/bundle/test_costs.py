@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ OTHER_INSTRUCTIONS = 2.2
 MARGIN = 1.01
 MORE_PAGE_FAULTS = 1700
 PORT = 30655
+pytestmark = pytest.mark.skipif(
+    not os.access("/dev/kvm", os.R_OK | os.W_OK),
+    reason="no KVM opens here, and a launch ends there",
+)
 
 
 @pytest.fixture(scope="module")
