@@ -32,8 +32,7 @@ class HostFacts(Record):
     `landlock_abi` 0 if the kernel has no Landlock, `hard_limits` this process's own of BOUNDED by
     name. `open_files` is the highest limit on them that this process can have, `processors` how
     many it may run on, `available_mib` how much memory a new program can have, None if that is not
-    told.
-    `terminal` tells whether a user types and looks at one. `passt` are the programs of
+    told. `terminal` tells whether a user types and looks at one. `passt` are the programs of
     `--network passt`, None without.
     """
 
