@@ -14,6 +14,8 @@ from tests.framework.roots import HTTPD
 from tests.framework.servers import Echo, Frames, sockets
 
 NewRoot = Callable[..., Path]
+# A guest that closes its half at once may lose the answer: libkrun 1.17 to 1.19, one time in four.
+PING = "(echo ping; sleep 1)"
 
 
 def test_a_guest_reaches_what_is_allowed_and_nothing_else(
@@ -90,7 +92,7 @@ def test_the_internal_host_resolves_and_answers_by_default(
     any_launcher: Launcher, new_root: NewRoot, port: int
 ) -> None:
     with Echo("127.0.0.1", 8443) as internal:
-        root = new_root("echo ping | nc internal.yesterday.localhost 8443")
+        root = new_root(f"{PING} | nc internal.yesterday.localhost 8443")
         (root / "etc").mkdir()
         (root / "etc/hosts").write_text("127.0.0.1 internal.yesterday.localhost\n")
         ended = any_launcher.run(root, str(port))
@@ -102,7 +104,7 @@ def test_a_name_that_is_allowed_resolves_and_answers_and_no_other_does(
 ) -> None:
     with Echo("127.0.0.1") as named:
         root = new_root(
-            f"echo ping | nc localhost {named.port}; time -f %e nc other.example {named.port} 2>&1"
+            f"{PING} | nc localhost {named.port}; time -f %e nc other.example {named.port} 2>&1"
         )
         ended = any_launcher.run(f"--allow=localhost:{named.port}", root, str(port))
         pong, *refused, seconds = ended.stdout.decode().splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,7 +56,13 @@ def test_a_go_server_on_the_projects_root_answers_twenty_requests_in_a_row(
     ],
 )
 def test_an_app_directory_from_a_program_or_an_image_answers(
-    launcher: Launcher, port: int, app: str, answer: bytes
+    launcher: Launcher, scratch: Path, port: int, app: str, answer: bytes
 ) -> None:
-    with launcher.serve(languages.APPS / app, port) as server:
+    root = languages.APPS / app
+    if "KRUNCLIENT_LIBKRUN" in launcher.environment:
+        # It may read a directory from its middle on. By 9p, as an emulated host has the checkout,
+        # entries are lost then.
+        root = scratch / app
+        subprocess.run(["cp", "-a", languages.APPS / app, root], check=True)
+    with launcher.serve(root, port) as server:
         assert [server.get() for _ in range(3)] == [answer] * 3
