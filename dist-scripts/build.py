@@ -178,13 +178,21 @@ def pack(site_packages: Path, output: Path) -> None:
         main="bootstrap:main",
         env=environment,
     )
-    assert environment.build_id is not None
+    build_id = identity(str(environment.build_id), FIRST_STAGE)
     with zipfile.ZipFile(temporary, "a", compression=zipfile.ZIP_DEFLATED) as archive:
         for source in sorted(FIRST_STAGE.glob("*.py")):
             add(archive, source.name, source.read_bytes(), built_at)
-        add(archive, "build-id", environment.build_id[:16].encode(), built_at)
-    put_head(temporary, environment.build_id[:16])
+        add(archive, "build-id", build_id.encode(), built_at)
+    put_head(temporary, build_id)
     temporary.rename(output)
+
+
+def identity(packed: str, first_stage: Path) -> str:
+    """By which a copy is known: what shiv has packed, and the code that makes a copy of it."""
+    digest = hashlib.sha256(packed.encode())
+    for source in sorted(first_stage.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def put_head(archive: Path, build_id: str) -> None:
