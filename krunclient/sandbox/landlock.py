@@ -43,6 +43,7 @@ class PathBeneath(Structure):
     """struct landlock_path_beneath_attr."""
 
     _pack_ = 1
+    _layout_ = "ms"  # for Python 3.14 and later: what `_pack_` has meant so far
     _fields_ = (("allowed_access", c_uint64), ("parent_fd", c_int32))
 
 
