@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -178,21 +179,20 @@ def pack(site_packages: Path, output: Path) -> None:
         main="bootstrap:main",
         env=environment,
     )
-    build_id = identity(str(environment.build_id), FIRST_STAGE)
+    assert environment.build_id is not None
+    first_stage = {path.name: path.read_bytes() for path in sorted(FIRST_STAGE.glob("*.py"))}
+    build_id = identity(environment.build_id, first_stage.values())
     with zipfile.ZipFile(temporary, "a", compression=zipfile.ZIP_DEFLATED) as archive:
-        for source in sorted(FIRST_STAGE.glob("*.py")):
-            add(archive, source.name, source.read_bytes(), built_at)
+        for name, source in first_stage.items():
+            add(archive, name, source, built_at)
         add(archive, "build-id", build_id.encode(), built_at)
     put_head(temporary, build_id)
     temporary.rename(output)
 
 
-def identity(packed: str, first_stage: Path) -> str:
+def identity(packed: str, first_stage: Iterable[bytes]) -> str:
     """By which a copy is known: what shiv has packed, and the code that makes a copy of it."""
-    digest = hashlib.sha256(packed.encode())
-    for source in sorted(first_stage.glob("*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(packed.encode() + b"".join(first_stage)).hexdigest()[:16]
 
 
 def put_head(archive: Path, build_id: str) -> None:
