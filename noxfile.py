@@ -6,8 +6,11 @@ sessions. Each installs what it needs at pinned versions, by hash.
 
 from __future__ import annotations
 
+import argparse
 import os
+import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nox
@@ -49,7 +52,7 @@ def packages(session: nox.Session) -> None:
     purposes = ["compiler", "languages", "managers", "counts"]
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         purposes.append("emulated-host")  # else that is seen when a guest has been tried
-    session.run(sys.executable, "dist-scripts/debian.py", *purposes, external=True)
+    session.run(sys.executable, "dist-scripts/debian.py", *purposes, env=PYTHONPATH, external=True)
 
 
 @nox.session
@@ -86,34 +89,37 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def vm(session: nox.Session) -> None:
-    """Run the end-to-end tests on real microVMs. Arguments after -- go to pytest."""
+    """Run the end-to-end tests on real microVMs. -- --arch A; what else follows goes to pytest."""
     install(session, "vm")
-    prepare(session, build_executable, build_rootfs, build_guests, build_apps)
-    pytest = (
-        "python",
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "-v",
-        f"--timeout={VM_TEST_SECONDS}",
-        "--durations=0",  # what durations.json is made of
-        *(session.posargs or VM_TESTS),
-    )
-    on_a_host_with_kvm(session, *pytest, split=not session.posargs)
+    for words in each_target(session):
+        prepare(session, build_executable, build_rootfs, build_guests, build_apps)
+        pytest = (
+            "python",
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-v",
+            f"--timeout={VM_TEST_SECONDS}",
+            "--durations=0",  # what durations.json is made of
+            *(words or VM_TESTS),
+        )
+        on_a_host_with_kvm(session, *pytest, split=not words)
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build the executable. Arguments after -- go to dist-scripts/build.py."""
+    """Build the executable: -- --arch A, for another machine than this, or --arch A --arch B."""
     install(session, "build")
-    build_executable(session, *session.posargs)
+    for words in each_target(session):
+        build_executable(session, *words)
 
 
 @nox.session(venv_backend="none")
 def rootfs(session: nox.Session) -> None:
-    """Assemble the guest's root file system in build/rootfs."""
-    build_rootfs(session)
+    """Assemble the guest's root file system in build: -- --arch A, for another than this one."""
+    for _ in each_target(session):
+        build_rootfs(session)
 
 
 @nox.session(venv_backend="none")
@@ -126,31 +132,34 @@ def manual(session: nox.Session) -> None:
 def distribute(session: nox.Session) -> None:
     """Copy the root file system into the app directories named after --, or into all of them.
 
-    With -- --package DIRECTORY, make a directory that NexusHub zips.
+    With -- --package DIRECTORY, make a directory that NexusHub zips; for another machine, --arch A.
     """
     session.env.update(PYTHONPATH)
-    if any(word.partition("=")[0] == "--package" for word in session.posargs):
-        install(session, "build")
-        build_executable(session)
-    build_rootfs(session)
-    session.run("python", "dist-scripts/distribute.py", *session.posargs)
+    for words in each_target(session):
+        if any(word.partition("=")[0] == "--package" for word in words):
+            install(session, "build")
+            build_executable(session)
+        build_rootfs(session)
+        session.run("python", "dist-scripts/distribute.py", *words)
 
 
 @nox.session
 def app(session: nox.Session) -> None:
-    """Make an app directory: -- SOURCE DIRECTORY, a program or an OCI image."""
+    """Make an app directory: -- SOURCE DIRECTORY, a program or an OCI image; --arch A."""
     install(session, "build")
-    build_rootfs(session)
-    session.run("python", "dist-scripts/app.py", *session.posargs)
+    for words in each_target(session):
+        build_rootfs(session)
+        session.run("python", "dist-scripts/app.py", *words)
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
     """From nothing to an HTTP answer out of a real microVM."""
     install(session, "demo")
-    prepare(session, build_executable, build_rootfs)
-    session.run("python", "-m", "tests.demo.demo", "prepare")
-    on_a_host_with_kvm(session, "python", "-m", "tests.demo.demo", "run")
+    for _ in each_target(session):
+        prepare(session, build_executable, build_rootfs)
+        session.run("python", "-m", "tests.demo.demo", "prepare")
+        on_a_host_with_kvm(session, "python", "-m", "tests.demo.demo", "run")
 
 
 @nox.session
@@ -179,6 +188,21 @@ def soak(session: nox.Session) -> None:
         old.unlink()
     on_a_host_with_kvm(session, *command, *session.posargs, split=True, seconds=SOAK_SECONDS)
     session.run(*command, "--combine", *map(str, ARTEFACTS.glob("host-*/soak.json")))
+
+
+def each_target(session: nox.Session) -> Iterator[list[str]]:
+    """For each architecture that the arguments name by --arch, or this machine's, their rest.
+
+    Meanwhile the steps of the session build for that one, and test on it.
+    """
+    parser = argparse.ArgumentParser(
+        f"nox -s {session.name} --", allow_abbrev=False, add_help=False
+    )
+    parser.add_argument("--arch", action="append", choices=("x86_64", "aarch64"), default=[])
+    arguments, rest = parser.parse_known_args(session.posargs)
+    for machine in arguments.arch or [platform.machine()]:
+        session.env["TARGET_MACHINE"] = machine
+        yield rest
 
 
 def prepare(session: nox.Session, *steps: object) -> None:

@@ -18,15 +18,15 @@ import sys
 from pathlib import Path
 
 import image
-from distribute import ROOTFS, copy, named, report, walk
-from krunclient.bindings.arch import X86_64
+from distribute import copy, named, report, walk
 from krunclient.host.elf import Elf
+from target import ARCHITECTURE, ROOTFS
 
 APP = "bin/app"
 # What a loader says of a library: "name => path (address)", or "path (address)" alone.
 FOUND = re.compile(r"\s*(?:(?P<name>[^/]+) => (?P<at>.+)|(?P<path>/.*)) \(0x[0-9a-f]+\)")
 VDSO = "linux-vdso.so"  # the kernel's own, which is no file
-LOADERS = (f"/{X86_64.loader}", f"/lib/ld-musl-{X86_64.machine}.so.1")
+LOADERS = (f"/{ARCHITECTURE.loader}", f"/lib/ld-musl-{ARCHITECTURE.machine}.so.1")
 # glibc's and musl's words.
 MISSING = re.compile(r"(?:while loading shared libraries:|Error loading shared library) ([^:]+):")
 
@@ -77,10 +77,10 @@ def program_files(program: Path) -> dict[str, Path]:
         sys.exit(f"{program} is no file")
     with program.open("rb") as file:
         elf = Elf(file.fileno())
-        if not (elf.is_for(X86_64.elf_machine) and elf.is_whole_program()):
+        if not (elf.is_for(ARCHITECTURE.elf_machine) and elf.is_whole_program()):
             sys.exit(
-                f"{program} is neither a whole program for {X86_64.machine} nor an OCI image (a"
-                " directory, or a tar archive): of a script or another language's files make an"
+                f"{program} is neither a whole program for {ARCHITECTURE.machine} nor an OCI image"
+                " (a directory, or a tar archive): of a script or another language's files make an"
                 " image with its interpreter, by podman build and podman save --format oci-archive"
             )
         loader = elf.interpreter()
@@ -90,7 +90,7 @@ def program_files(program: Path) -> dict[str, Path]:
     if loader is None:
         return files
     # Musl's loader looks in /lib, and names no library by an architecture.
-    directory = "lib" if "musl" in loader else X86_64.library_directory
+    directory = "lib" if "musl" in loader else ARCHITECTURE.library_directory
     for name, path in libraries(program, loader):
         files[name.lstrip("/") if "/" in name else f"{directory}/{name}"] = path.resolve()
     return files

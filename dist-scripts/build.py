@@ -24,10 +24,9 @@ from shiv.builder import create_archive
 from shiv.constants import BUILD_AT_TIMESTAMP_FORMAT
 
 from lean import lean
+from target import EXECUTABLE, MACHINE, SITE_PACKAGES, TOP
 
-TOP = Path(__file__).resolve().parent.parent
 SCRIPTS = TOP / "dist-scripts"
-EXECUTABLE = TOP / "dist/github.com/tomyedwab/yesterday/nexushub/bin/krunclient"
 
 # -I and -S keep the caller's Python settings and the system's packages out, and save time. Paths
 # are bytes to Linux, and UTF-8 whatever the locale says to everybody who reads our messages.
@@ -73,16 +72,14 @@ DEFAULT_EPOCH = 315532800
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--machine", default="x86_64", help="architecture, as uname -m names it")
     parser.add_argument("--output", type=Path, default=EXECUTABLE)
     arguments = parser.parse_args()
-    site_packages = TOP / "build/site-packages"
-    shutil.rmtree(site_packages, ignore_errors=True)
-    copy_package(site_packages)
-    add_libraries(site_packages, fetch_wheels(arguments.machine), arguments.machine)
-    add_guest_programs(site_packages, arguments.machine)
-    fix_modes(site_packages)
-    pack(site_packages, arguments.output)
+    shutil.rmtree(SITE_PACKAGES, ignore_errors=True)
+    copy_package(SITE_PACKAGES)
+    add_libraries(SITE_PACKAGES, fetch_wheels(MACHINE), MACHINE)
+    add_guest_programs(SITE_PACKAGES, MACHINE)
+    fix_modes(SITE_PACKAGES)
+    pack(SITE_PACKAGES, arguments.output)
     size = arguments.output.stat().st_size
     digest = hashlib.sha256(arguments.output.read_bytes()).hexdigest()
     print(f"{os.path.relpath(arguments.output)}: {size / 2**20:.1f} MiB, sha256 {digest}")

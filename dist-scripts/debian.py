@@ -9,14 +9,18 @@ a directory of ours, so that no privileges are needed and nothing of the machine
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
+from target import PORT_NAMES, TOP
+
 DOWNLOADS = TOP / "build/debian"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -33,19 +37,29 @@ NEEDED = {
         "file": "file",
         "ip": "iproute2",
     },
+    "compiler-for-aarch64": {
+        "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+        "/usr/aarch64-linux-gnu/include/stdio.h": "libc6-dev-arm64-cross",
+    },
+    "emulated-host-of-aarch64": {
+        "qemu-system-aarch64": "qemu-system-arm",
+        "depmod": "kmod",
+        "file": "file",
+    },
 }
+HERE = platform.machine()
 
 
-def unpack(package: str, suite: str | None = None) -> Path:
+def unpack(package: str, suite: str | None = None, machine: str = HERE) -> Path:
     """Fetch a package and return the directory that it is unpacked in.
 
-    `suite` is the machine's own where none is named.
+    `suite` is the machine's own where none is named, `machine` as uname(2) names it.
     """
     suite = suite or codename()
-    directory = DOWNLOADS / suite / package
+    directory = DOWNLOADS / machine / suite / package
     if not directory.is_dir():
-        config = _apt_config(suite)
-        archives = DOWNLOADS / suite / "archives"
+        config = _apt_config(suite, machine)
+        archives = config.parent / "archives"
         archives.mkdir(exist_ok=True)
         for old in archives.glob(f"{package}_*.deb"):
             old.unlink()
@@ -58,9 +72,28 @@ def unpack(package: str, suite: str | None = None) -> Path:
     return directory
 
 
-def dependency(package: str, pattern: str, suite: str) -> str:
+def unpack_all(packages: Sequence[str], directory: Path, machine: str) -> None:
+    """Unpack packages of the machine's own suite into a directory, with all that they depend on.
+
+    No script of theirs is run, so they may be for another architecture.
+    """
+    config = _apt_config(codename(), machine)
+    with tempfile.TemporaryDirectory(dir=config.parent) as archives:
+        Path(archives, "partial").mkdir()
+        # As if nothing were installed, so that the dependencies are fetched as well.
+        nothing = Path(archives, "nothing-installed")
+        nothing.touch()
+        options = (f"Dir::State::Status={nothing}", f"Dir::Cache::Archives={archives}")
+        words = [word for option in options for word in ("-o", option)]
+        words += ["--yes", "--no-install-recommends", "--download-only"]
+        _apt(config, "install", *words, *packages, cwd=config.parent)
+        for archive in sorted(Path(archives).glob("*.deb")):
+            subprocess.run(["dpkg-deb", "-x", archive, directory], check=True)
+
+
+def dependency(package: str, pattern: str, suite: str, machine: str = HERE) -> str:
     """The name of the package that a meta-package depends on."""
-    listing = _apt_cache(_apt_config(suite), "depends", package)
+    listing = _apt_cache(_apt_config(suite, machine), "depends", package)
     found = re.search(rf"Depends: ({pattern})", listing)
     if not found:
         sys.exit(f"{package} of {suite} depends on no package {pattern}")
@@ -119,9 +152,9 @@ def mirror() -> str:
     sys.exit(f"the apt sources of this machine have no {suite}: builds and tests need Debian")
 
 
-def _apt_config(suite: str) -> Path:
+def _apt_config(suite: str, machine: str) -> Path:
     """A configuration of apt's that knows one suite; its package list is read on first use."""
-    state = DOWNLOADS / suite
+    state = DOWNLOADS / machine / suite
     config = state / "apt.conf"
     if not config.is_file():
         for directory in ("lists/partial", "cache/archives/partial"):
@@ -134,6 +167,8 @@ def _apt_config(suite: str) -> Path:
             f'Dir::State::Lists "{state}/lists";\n'
             f'Dir::Cache "{state}/cache";\n'
             'APT::Sandbox::User "";\n'
+            f'APT::Architecture "{PORT_NAMES[machine]}";\n'
+            f'APT::Architectures {{"{PORT_NAMES[machine]}";}};\n'
         )
         _apt(temporary, "update", cwd=state)
         temporary.rename(config)

@@ -1,4 +1,4 @@
-"""Copy build/rootfs into app directories. Run by `nox -s distribute -- [DIRECTORY...]`.
+"""Copy the root file system into app directories. Run by `nox -s distribute -- [DIRECTORY...]`.
 
 With `--package DIRECTORY` it makes a directory that NexusHub zips: the root file system with
 krunclient in it, as regular files alone, since what unpacks it makes no symbolic links.
@@ -19,9 +19,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
-ROOTFS = TOP / "build/rootfs"
-EXECUTABLE = TOP / "dist/github.com/tomyedwab/yesterday/nexushub/bin/krunclient"
+from target import EXECUTABLE, ROOTFS, TOP
+
 APPS = TOP / "dist/github.com/tomyedwab/yesterday/apps"
 RECORD = ".krunclient-rootfs.json"
 

@@ -23,9 +23,8 @@ from typing import Any
 
 import debian
 from build import compile_for_guest
-from krunclient.bindings.arch import X86_64
+from target import MACHINE, PORT_NAMES, TOP
 
-TOP = Path(__file__).resolve().parent.parent
 ENTRY = TOP / "dist-scripts/entry.c"
 # Where the program goes: an image that has the first one itself keeps it.
 BIN_APP, ASIDE = "/bin/app", "/.krunclient/app"
@@ -37,7 +36,6 @@ MAX_INDEXES = 8  # one in the other
 # Names of an image in an index: OCI's, and containerd's, as `docker save` writes it.
 TAG = "org.opencontainers.image.ref.name"
 TAGS = (TAG, "io.containerd.image.name")
-ARCHITECTURES = {X86_64.machine: "amd64"}  # as GOARCH names them
 MAX_LINKS = 40  # the kernel's, path_resolution(7)
 MAX_STRING = 128 * 1024  # MAX_ARG_STRLEN, of an argument or a variable
 GUEST_PORT = 80
@@ -152,7 +150,7 @@ def choose(layout: Path, tag: str | None) -> dict[str, Any]:
     chosen = list((plain or found).values())
     if not chosen:
         named = f" with the tag {tag}" if tag else ""
-        sys.exit(f"the image has none for linux on {X86_64.machine}{named}")
+        sys.exit(f"the image has none for linux on {MACHINE}{named}")
     if len(chosen) > 1:
         names = [names[-1] if names else "one without" for _, _, names in chosen]
         sys.exit(f"the image has several: choose one by --tag: {_printable(', '.join(names))}")
@@ -206,7 +204,7 @@ def add_entry(root: Path, settings: Settings, temporary: Path) -> tuple[str, str
             sys.exit(f"the image has {BIN_APP} and {ASIDE} of its own")
         entry.parent.mkdir(parents=True, exist_ok=True)
         (temporary / "settings.h").write_bytes(header(settings, program))
-        compile_for_guest(ENTRY, temporary / "entry", X86_64.machine, f"-I{temporary}")
+        compile_for_guest(ENTRY, temporary / "entry", MACHINE, f"-I{temporary}")
         with _Writable(entry.parent):
             (temporary / "entry").rename(entry)
     return path, program
@@ -296,7 +294,7 @@ def _manifests(
 
 def _is_ours(platform: dict[str, Any]) -> bool:
     made_for = platform.get("os", "linux"), platform.get("architecture")
-    return made_for == ("linux", ARCHITECTURES[X86_64.machine])
+    return made_for == ("linux", PORT_NAMES[MACHINE])
 
 
 def _path(layout: Path, descriptor: dict[str, Any]) -> Path:

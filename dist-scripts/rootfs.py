@@ -1,4 +1,4 @@
-"""Assemble the guest's root file system in build/rootfs from rootfs/ and Debian's packages.
+"""Assemble the guest's root file system from rootfs/ and Debian's packages.
 
 Needs no privileges. Run by `nox -s rootfs`.
 """
@@ -10,34 +10,32 @@ import shutil
 from pathlib import Path
 
 import debian
-from krunclient.bindings.arch import X86_64
+from target import ARCHITECTURE, MACHINE, ROOTFS, TOP
 
-TOP = Path(__file__).resolve().parent.parent
 SOURCE = TOP / "rootfs"
-TARGET = TOP / "build/rootfs"
 
-LIBRARY_DIRECTORY = X86_64.library_directory
-LOADER = X86_64.loader
+LIBRARY_DIRECTORY = Path(ARCHITECTURE.library_directory)
+LOADER = Path(ARCHITECTURE.loader)
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"  # the first place where Go looks
 MAX_BYTES = 8 * 2**20
 
 
 def main() -> None:
     os.umask(0o022)
-    temporary = TARGET.with_suffix(".tmp")
+    temporary = ROOTFS.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     assemble(temporary)
     size = sum(path.lstat().st_size for path in temporary.rglob("*") if not path.is_dir())
     if size >= MAX_BYTES:
         raise SystemExit(f"the root file system has {size} bytes, more than {MAX_BYTES}")
-    shutil.rmtree(TARGET, ignore_errors=True)
-    temporary.rename(TARGET)
-    print(f"{TARGET.relative_to(TOP)}: {size / 2**20:.1f} MiB")
+    shutil.rmtree(ROOTFS, ignore_errors=True)
+    temporary.rename(ROOTFS)
+    print(f"{ROOTFS.relative_to(TOP)}: {size / 2**20:.1f} MiB")
 
 
 def assemble(target: Path) -> None:
-    for directory in ("etc/ssl/certs", LIBRARY_DIRECTORY, "lib64"):
-        (target / directory).mkdir(parents=True)
+    for directory in ("etc/ssl/certs", LIBRARY_DIRECTORY, LOADER.parent):
+        (target / directory).mkdir(parents=True, exist_ok=True)
     for source in sorted((SOURCE / "etc").iterdir()):
         install(source.read_bytes(), target / "etc" / source.name, 0o644)
     for line in (SOURCE / "manifest").read_text().splitlines():
@@ -46,15 +44,22 @@ def assemble(target: Path) -> None:
                 (target / path).mkdir(parents=True, exist_ok=True)
                 (target / path).chmod(int(mode, 8))
             case ["library", package, name]:
-                found = find(debian.unpack(package), name)
-                install(found.read_bytes(), target / LIBRARY_DIRECTORY / name, 0o755)
+                install_library(target, package, name)
+            case ["loader", package]:
+                install_library(target, package, LOADER.name)
+                elsewhere = os.path.relpath(LIBRARY_DIRECTORY, LOADER.parent)
+                (target / LOADER).symlink_to(f"{elsewhere}/{LOADER.name}")
             case ["certificates", package]:
-                certificates = sorted(debian.unpack(package).rglob("*.crt"))
+                certificates = sorted(debian.unpack(package, machine=MACHINE).rglob("*.crt"))
                 bundle = b"".join(path.read_bytes() for path in certificates)
                 install(bundle, target / CERTIFICATES, 0o644)
             case [first, *_] if not first.startswith("#"):
                 raise SystemExit(f"rootfs/manifest: can't read: {line}")
-    (target / LOADER).symlink_to(f"../{LIBRARY_DIRECTORY}/{Path(LOADER).name}")
+
+
+def install_library(target: Path, package: str, name: str) -> None:
+    found = find(debian.unpack(package, machine=MACHINE), name)
+    install(found.read_bytes(), target / LIBRARY_DIRECTORY / name, 0o755)
 
 
 def find(package: Path, name: str) -> Path:

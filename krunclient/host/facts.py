@@ -54,8 +54,9 @@ def find_architecture() -> Architecture:
     machine = os.uname().machine
     if machine in ARCHITECTURES:
         return ARCHITECTURES[machine]
+    served = " or ".join(ARCHITECTURES)
     raise HostError(
-        "no VM can be started", machine, "this architecture is not served", "use x86_64"
+        "no VM can be started", machine, "this architecture is not served", f"use {served}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from krunclient.bindings.arch import ARCHITECTURES
 from krunclient.errors import HostError, LaunchError, failed_call
 from krunclient.host.elf import Elf
 from krunclient.model import Features, LibraryPair
@@ -33,7 +34,7 @@ def find(libkrun: str | None, libkrunfw: str | None, architecture: Architecture)
     A libkrun opens libkrunfw by a soname that is built into it, so the second is looked for by
     that soname, and one that was given must have it. Raises HostError if one is missing.
     """
-    bundled = os.path.join(PACKAGE, "bundled", architecture.machine)
+    bundled = _bundled(architecture.machine)
     directories = system_directories(architecture)
     given = [path for path in (libkrun, libkrunfw) if path is not None]
     for path in given:
@@ -42,12 +43,14 @@ def find(libkrun: str | None, libkrunfw: str | None, architecture: Architecture)
             raise HostError("a library can't be loaded", path, why, GIVE_ANOTHER)
     found_krun = libkrun or _first((f"{bundled}/libkrun.so",)) or _find(directories, KRUN_SONAMES)
     if found_krun is None:
-        raise HostError(
-            "libkrun was not found",
-            " ".join(directories),
-            "there is none, nor one bundled",
-            "install libkrun, or give its path by --libkrun",
-        )
+        why, remedy = "there is none, nor one bundled", "install libkrun"
+        others = [machine for machine in ARCHITECTURES if os.path.isdir(_bundled(machine))]
+        if others:
+            why = f"there is none, and the bundled one is for {' and '.join(others)}"
+            remedy = f"take the krunclient for {architecture.machine}"
+        where = " ".join(directories)
+        remedy += ", or give its path by --libkrun"
+        raise HostError("libkrun was not found", where, why, remedy)
     features = read_features(found_krun, architecture)
     own = f"{bundled}/libkrun.so"
     if found_krun == own and not given:
@@ -70,6 +73,10 @@ def find(libkrun: str | None, libkrunfw: str | None, architecture: Architecture)
         features=features,
         init=init,
     )
+
+
+def _bundled(machine: str) -> str:
+    return os.path.join(PACKAGE, "bundled", machine)
 
 
 def _matching_krunfw(

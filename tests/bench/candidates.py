@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from target import MACHINE
 from tests.framework import guests
 from tests.framework.counts import BARE_PYTHON
 from tests.framework.paths import EXECUTABLE
@@ -89,7 +90,7 @@ class Bench:
 
     def _c_launcher(self) -> Candidate:
         """Linked to the very pair that krunclient loads."""
-        (bundled,) = self.cache.glob("krunclient/*/site-packages/krunclient/bundled/x86_64")
+        (bundled,) = self.cache.glob("krunclient/*/site-packages/krunclient/bundled/" + MACHINE)
         pair = self.directory / "pair"
         pair.mkdir()
         (pair / "libkrun.so.2").symlink_to(bundled / "libkrun.so")

@@ -65,7 +65,7 @@ def test_a_host_that_ended_after_its_last_test_leaves_that_run_as_it_was(
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    return Host(Path("vmlinuz"), ["true"], tmp_path / "host", 1, threading.Event())
+    return Host(Path("vmlinuz"), Path("/"), ["true"], tmp_path / "host", 1, threading.Event())
 
 
 def ends(host: Host, monkeypatch: pytest.MonkeyPatch, outcomes: Iterator[str | int]) -> int:

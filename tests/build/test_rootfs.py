@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.framework.paths import ROOTFS
+from krunclient.bindings.arch import ARCHITECTURES
+from target import ARCHITECTURE
+from tests.framework.paths import ROOTFS, SCRIPTS, TOP
 
 MAX_BYTES = 8 * 2**20
 
@@ -18,7 +23,7 @@ def test_it_is_small() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bin", "dev", "proc", "sys", "tmp", "root", "run", "etc", "var/tmp", "lib64"]
+    "name", ["bin", "dev", "proc", "sys", "tmp", "root", "run", "etc", "var/tmp", "lib"]
 )
 def test_the_directories_that_a_read_only_boot_needs_are_there(name: str) -> None:
     assert (ROOTFS / name).is_dir()
@@ -44,6 +49,27 @@ def test_a_dynamic_program_finds_every_library_in_it(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    loader = ROOTFS / "lib64/ld-linux-x86-64.so.2"
-    directory = ROOTFS / "lib/x86_64-linux-gnu"
+    loader, directory = ROOTFS / ARCHITECTURE.loader, ROOTFS / ARCHITECTURE.library_directory
     subprocess.run([loader, "--library-path", directory, program], check=True)
+
+
+def test_that_of_another_architecture_is_for_it_alone() -> None:
+    foreign = next(one for one in ARCHITECTURES.values() if one is not ARCHITECTURE)
+    environment = {**os.environ, "TARGET_MACHINE": foreign.machine}
+    command = [sys.executable, str(SCRIPTS / "rootfs.py")]
+    made = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+    root = TOP / made.stdout.partition(":")[0]
+    assert root != ROOTFS
+    loader = root / foreign.loader
+    assert loader.resolve().is_relative_to(root / foreign.library_directory)
+    libraries = [path for path in root.rglob("*.so*") if not path.is_symlink()]
+    assert {path.name for path in libraries} >= {"libc.so.6", loader.name}
+    for path in libraries:
+        assert path.read_bytes()[18:20] == struct.pack("<H", foreign.elf_machine), path
+    here = {str(path.relative_to(ROOTFS)) for path in ROOTFS.rglob("*") if path.is_file()}
+    there = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    assert {name for name in here if "ld-linux" not in name} == {
+        name.replace(foreign.library_directory, ARCHITECTURE.library_directory)
+        for name in there
+        if "ld-linux" not in name
+    }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from krunclient import __version__
+from krunclient.bindings.arch import ARCHITECTURES
+from target import MACHINE
 from tests.framework import hosts, recorder
 from tests.framework.launch import Launcher, ignore_stops
 from tests.framework.namespaces import UNSHARE
@@ -125,7 +130,7 @@ def test_fifty_at_once_on_a_cold_cache_all_run(launcher: Launcher) -> None:
             (target / "code").write_text("x"),
         ),
         lambda target: os.truncate(
-            target / "site-packages/krunclient/bundled/x86_64/libkrun.so", 10
+            target / "site-packages/krunclient/bundled" / MACHINE / "libkrun.so", 10
         ),
         lambda target: [path.write_bytes(b"") for path in target.rglob("*") if path.is_file()],
         lambda target: (
@@ -138,7 +143,7 @@ def test_a_damaged_cache_is_made_anew(launcher: Launcher, cache: Path, damage: o
     runs(launcher)
     damage(extracted(cache))  # type: ignore[operator]
     runs(launcher)
-    libkrun = extracted(cache) / "site-packages/krunclient/bundled/x86_64/libkrun.so"
+    libkrun = extracted(cache) / "site-packages/krunclient/bundled" / MACHINE / "libkrun.so"
     assert libkrun.stat().st_size > 10**6
 
 
@@ -210,12 +215,24 @@ def test_no_place_to_extract_to_is_69_and_says_what_to_do() -> None:
     assert "set XDG_CACHE_HOME or TMPDIR" in ended.error
 
 
-def test_it_builds_to_the_same_bytes(tmp_path: Path) -> None:
-    build = [sys.executable, str(SCRIPTS / "build.py"), "--output"]
-    outputs = [EXECUTABLE, tmp_path / "again"]
-    subprocess.run([*build, str(outputs[1])], check=True, stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_it_builds_to_the_same_bytes_for_each_architecture(tmp_path: Path, machine: str) -> None:
+    outputs = [tmp_path / "once", tmp_path / "again"]
+    for output in outputs:
+        command = [sys.executable, str(SCRIPTS / "build.py"), "--output", str(output)]
+        environment = {**os.environ, "TARGET_MACHINE": machine}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
     assert outputs[0].stat().st_size < MAX_BYTES
+    if machine == MACHINE:
+        assert outputs[0].read_bytes() == EXECUTABLE.read_bytes()
+    with zipfile.ZipFile(outputs[0]) as archive:
+        bundled = f"site-packages/krunclient/bundled/{machine}/"
+        names = [name for name in archive.namelist() if re.search("/bundled/(?!licences/).", name)]
+        names = [name for name in names if not name.endswith("/")]
+        assert {name.removeprefix(bundled) for name in names} >= {"libkrun.so", "guest-network"}
+        e_machine = struct.pack("<H", ARCHITECTURES[machine].elf_machine)
+        assert [name for name in names if archive.read(name)[18:20] != e_machine] == []
 
 
 def test_the_licences_and_origins_travel_inside(launcher: Launcher, cache: Path) -> None:

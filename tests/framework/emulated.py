@@ -1,8 +1,8 @@
 """An emulated host with KVM, for machines whose own KVM runs no guest, or that have none.
 
-QEMU without acceleration emulates a processor with AMD's virtualization; a Debian kernel inside
-it loads kvm_amd. virtme-ng boots it on the root file system of the machine itself, read-only, so
-that the very same files are tested.
+QEMU without acceleration emulates a processor with virtualization, AMD's or aarch64's EL2, and a
+Debian kernel inside it has KVM. virtme-ng boots it on the root file system of the machine itself,
+read-only, so that the very same files are tested; another architecture has a user land of its own.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import debian
+from target import IS_FOREIGN, MACHINE, PORT_NAMES
+from tests.framework import userland
 from tests.framework.paths import ARTEFACTS, TOP
 
 MEMORY_GIB = 6
-INHERITED = ("PATH", "PYTHONPATH", "KRUNCLIENT_LIBKRUN", "KRUNCLIENT_LIBKRUNFW")
+INHERITED = ("KRUNCLIENT_LIBKRUN", "KRUNCLIENT_LIBKRUNFW")
 UNEXPECTED_END = 255
 MAX_HOSTS = 6  # one after the other
 MAX_IN_VAIN = 2  # of them, one after the other, in which not one test came to its end
@@ -34,12 +36,34 @@ MAX_IN_VAIN = 2  # of them, one after the other, in which not one test came to i
 # QEMU's emulation of several processors is not free of races when a kernel patches its own code,
 # as KVM does with each first and last VM: hosts with two have crashed, and one hung.
 PROCESSORS = "1"
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """What virtme-ng is to be told of hosts of one architecture."""
+
+    modules: tuple[str, ...]
+    kernel_options: str
+    arguments: tuple[str, ...] = ()
+
+
 # A kernel that knows of fast byte-wise string instructions clears its pages by them. QEMU emulates
 # these byte by byte, and slowly where the page has held code, as a former guest's memory has: a
 # boot takes twice as long.
 # With periodic ticks a timer interrupt that the emulation loses is followed by another; a kernel
 # that sets its timer for the next event alone has then been seen to sleep for ever.
-KERNEL_OPTIONS = "clearcpuid=erms nohz=off highres=off"
+TICKS = "nohz=off highres=off"
+EMULATIONS = {
+    "x86_64": Emulation(("kvm_amd", "overlay"), f"clearcpuid=erms {TICKS}"),
+    "aarch64": Emulation(
+        ("overlay",),
+        TICKS,
+        (
+            "--arch=arm64",
+            "--qemu-opts=-M virt,virtualization=on,gic-version=3 -cpu neoverse-n1",
+        ),
+    ),
+}
 # A host has file systems of its own at /tmp, /var/tmp and more, and virtme-ng takes no path with a
 # space: so this checkout and the host's own directory are handed over by names without, and then
 # mounted where they are here; virtme-ng and the kernel are found by such names as well.
@@ -61,8 +85,10 @@ def how_many() -> int:
 def kernel() -> Path:
     """A kernel of 6.12 or later, whose Landlock has network rules."""
     suite = "bookworm-backports" if debian.codename() == "bookworm" else debian.codename()
-    package = debian.dependency("linux-image-amd64", r"linux-image-\S+-amd64", suite)
-    (image,) = (debian.unpack(package, suite) / "boot").glob("vmlinuz-*")
+    port = PORT_NAMES[MACHINE]
+    meta, one = f"linux-image-{port}", rf"linux-image-\S+-{port}"
+    package = debian.dependency(meta, one, suite, MACHINE)
+    (image,) = (debian.unpack(package, suite, MACHINE) / "boot").glob("vmlinuz-*")
     return image
 
 
@@ -72,14 +98,15 @@ def run(commands: Sequence[Sequence[str]], timeout: float) -> int:
     Returns the first status that is not 0; the output is shown as it comes. 255 means that a host
     itself ended early; its console is in build/artefacts.
     """
-    debian.require("emulated-host")
+    debian.require(f"emulated-host-of-{MACHINE}" if IS_FOREIGN else "emulated-host")
     image = kernel()
+    root = userland.prepare(MACHINE, image) if IS_FOREIGN else Path("/")
     # A host is in a session of its own, where no signal of a terminal's or of nox's ends it.
     interrupted = threading.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda *_: interrupted.set())
     hosts = [
-        Host(image, command, ARTEFACTS / f"host-{number}", timeout, interrupted)
+        Host(image, root, command, ARTEFACTS / f"host-{number}", timeout, interrupted)
         for number, command in enumerate(commands, 1)
     ]
     with ThreadPoolExecutor(len(hosts)) as pool:
@@ -92,6 +119,7 @@ class Host:
     """One emulated host for one command, in a directory that it shares with this one."""
 
     image: Path
+    root: Path
     command: Sequence[str]
     directory: Path
     timeout: float
@@ -135,25 +163,30 @@ class Host:
         status, output = self.directory / "status", self.directory / "output.log"
         status.unlink(missing_ok=True)
         output.write_bytes(b"")
-        beat = shlex.quote(str(self.heartbeat))
+        beat, modules = shlex.quote(str(self.heartbeat)), shlex.quote(str(self._modules))
         plugin = ["-p", "tests.framework.outcomes", f"--outcomes={self.outcomes}"]
+        emulation = EMULATIONS[MACHINE]
+        # Its own Python runs the pure ones of this environment.
+        packages = sysconfig.get_path("purelib")
+        inherited = (
+            {"PATH": "/usr/sbin:/usr/bin", "PYTHONPATH": f"{os.environ['PYTHONPATH']}:{packages}"}
+            if IS_FOREIGN
+            else {name: os.environ[name] for name in ("PATH", "PYTHONPATH")}
+        )
+        inherited |= {name: os.environ[name] for name in INHERITED if name in os.environ}
         script = "\n".join(
             [
                 *_mount(f"{SHARED}/checkout", TOP),
                 *_mount(f"{SHARED}/host", self.directory),
                 f"(while date >{beat}; do sleep {HEARTBEAT_SECONDS}; done) &",
-                f"ln -sfn {shlex.quote(str(self._modules))} /lib/modules/",
+                *([] if IS_FOREIGN else [f"ln -sfn {modules} /lib/modules/"]),
                 f"ulimit -Hn {HARD_OPEN_FILES}",
-                "modprobe -a kvm_amd overlay",
+                f"modprobe -a {' '.join(emulation.modules)}",
                 "chmod 666 /dev/kvm",
                 f"cd {shlex.quote(str(TOP))}",
                 "export HOME=/root LANG=C.UTF-8",
                 f"export PYTEST_ADDOPTS={shlex.quote(shlex.join(plugin))}",
-                *(
-                    f"export {name}={shlex.quote(os.environ[name])}"
-                    for name in INHERITED
-                    if name in os.environ
-                ),
+                *(f"export {name}={shlex.quote(value)}" for name, value in inherited.items()),
                 f"{shlex.join(self.command)} >{shlex.quote(str(output))} 2>&1",
                 f"echo $? >{shlex.quote(str(status))}",
             ]
@@ -166,6 +199,7 @@ class Host:
                 "checkout": TOP,
                 "host": self.directory,
                 "linux": package,
+                "root": self.root,
                 "site-packages": Path(sysconfig.get_path("purelib")),
             }
             for name, target in targets.items():
@@ -173,9 +207,12 @@ class Host:
             return self._boot(Path(links), status, output)
 
     def _boot(self, links: Path, status: Path, output: Path) -> int:
+        emulation = EMULATIONS[MACHINE]
         image = str(links / "linux/boot" / self.image.name)
         vng = ["vng", "--run", image, "--verbose", "--disable-kvm", "--force-9p"]
-        vng += ["--append", KERNEL_OPTIONS, "--cpus", PROCESSORS, "--memory", f"{MEMORY_GIB}G"]
+        vng += ["--append", emulation.kernel_options, *emulation.arguments]
+        vng += ["--root", str(links / "root")] if IS_FOREIGN else []
+        vng += ["--cpus", PROCESSORS, "--memory", f"{MEMORY_GIB}G"]
         vng += ["--rodir", f"{SHARED}/checkout={links}/checkout"]
         vng += ["--rwdir", f"{SHARED}/host={links}/host"]
         vng += ["--exec", f"sh {SHARED}/host/start.sh"]

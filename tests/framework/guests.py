@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
+from pathlib import Path
 
 import debian
+from target import IS_FOREIGN, MACHINE
 from tests.framework.paths import GUESTS, TOP
 
 BUSYBOX = GUESTS / "busybox"
@@ -24,30 +27,37 @@ SOURCES = TOP / "tests/guests"
 def prepare_busybox() -> None:
     """The one that the probe for a working KVM, and the demo, need."""
     GUESTS.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(next(debian.unpack("busybox-static").glob("**/bin/busybox")), BUSYBOX)
+    shutil.copy2(_busybox(MACHINE), BUSYBOX)
+
+
+def _busybox(machine: str) -> Path:
+    return next(debian.unpack("busybox-static", machine=machine).glob("**/bin/busybox"))
 
 
 def prepare_passt() -> None:
     """The machine's own suite's."""
     PASST.parent.mkdir(parents=True, exist_ok=True)
-    for program in (debian.unpack("passt") / "usr/bin").glob("passt*"):
+    for program in (debian.unpack("passt", machine=MACHINE) / "usr/bin").glob("passt*"):
         shutil.copy2(program, PASST.parent)
 
 
 def prepare() -> None:
-    debian.require("compiler")
+    debian.require(f"compiler-for-{MACHINE}" if IS_FOREIGN else "compiler")
     prepare_busybox()
-    applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True)
+    # A foreign one does not run here; both are of one version.
+    busybox = _busybox(platform.machine())
+    applets = subprocess.run([busybox, "--list"], check=True, capture_output=True)
     APPLETS.write_bytes(applets.stdout)
-    shutil.copy2(debian.unpack("caddy") / "usr/bin/caddy", CADDY)
-    shutil.copy2(debian.unpack("hey") / "usr/bin/hey", HEY)
-    shutil.copy2(next(debian.unpack("libzstd1").rglob(LIBZSTD.name)), LIBZSTD)
+    for program in (CADDY, HEY):
+        package = debian.unpack(program.name, machine=MACHINE)
+        shutil.copy2(package / "usr/bin" / program.name, program)
+    shutil.copy2(next(debian.unpack("libzstd1", machine=MACHINE).rglob(LIBZSTD.name)), LIBZSTD)
     prepare_passt()
+    compiler = f"{MACHINE}-linux-gnu-gcc" if IS_FOREIGN else "gcc"
     for source in sorted(SOURCES.glob("*.c")):
         target = GUESTS / source.stem
-        subprocess.run(
-            ["gcc", "-static", "-O1", "-Wall", "-Werror", "-o", target, source], check=True
-        )
+        flags = ("-static", "-O1", "-Wall", "-Werror")
+        subprocess.run([compiler, *flags, "-o", target, source], check=True)
 
 
 if __name__ == "__main__":

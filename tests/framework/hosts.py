@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from target import IS_FOREIGN
 from tests.framework import emulated, guests
 from tests.framework.paths import EXECUTABLE, TOP
 
@@ -51,7 +52,7 @@ def main() -> int:
     )
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
-    if not arguments.emulated and runs_microvms():
+    if not arguments.emulated and not IS_FOREIGN and runs_microvms():
         print("microVMs run on this host's own KVM", flush=True)
         return subprocess.run(arguments.command, cwd=TOP).returncode
     hosts = emulated.how_many() if arguments.split else 1

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from target import EXECUTABLE, GUESTS, ROOTFS, TOP
 
-TOP = Path(__file__).resolve().parent.parent.parent
+__all__ = ["ARTEFACTS", "EXECUTABLE", "GUESTS", "ROOTFS", "SCRIPTS", "TOP"]
+
 SCRIPTS = TOP / "dist-scripts"
-EXECUTABLE = TOP / "dist/github.com/tomyedwab/yesterday/nexushub/bin/krunclient"
-ROOTFS = TOP / "build/rootfs"
-GUESTS = TOP / "build/guests"
 ARTEFACTS = TOP / "build/artefacts"

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from krunclient.bindings.arch import X86_64
+from target import ARCHITECTURE
 from tests.framework import guests
 from tests.framework.elf import elf
 from tests.framework.paths import ROOTFS
@@ -67,7 +67,7 @@ def caddy_root(directory: Path, prepare: str = "", grace: str = "0") -> Path:
     shutil.copytree(ROOTFS, directory, symlinks=True)
     shutil.copy2(guests.CADDY, directory / "bin/caddy")
     shutil.copy2(guests.BUSYBOX, directory / "bin/busybox")
-    shutil.copy2(guests.LIBZSTD, directory / X86_64.library_directory)
+    shutil.copy2(guests.LIBZSTD, directory / ARCHITECTURE.library_directory)
     (directory / "etc/Caddyfile").write_text(CADDYFILE.replace("GRACE", grace))
     write_app(
         directory,

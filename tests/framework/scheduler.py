@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 import debian
-from krunclient.bindings.arch import X86_64
+from target import ARCHITECTURE, MACHINE
 from tests.framework.paths import GUESTS, SCRIPTS
 
 SLURM = GUESTS / "slurm"
@@ -23,7 +23,7 @@ PACKAGES = (
     *("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge", "libmunge2"),
     *("libhwloc15", "libnuma1", "libjson-c5", "libgcrypt20", "libgpg-error0"),
 )
-LIBRARIES = SLURM / "usr" / X86_64.library_directory
+LIBRARIES = SLURM / "usr" / ARCHITECTURE.library_directory
 PLUGINS = LIBRARIES / "slurm-wlm"
 TEMPLATE = SCRIPTS / "managers/krunclient.sbatch"
 STARTS_IN = 60  # seconds, at most
@@ -56,7 +56,9 @@ PartitionName=all Nodes=localhost Default=YES State=UP
 def prepare() -> None:
     shutil.rmtree(SLURM, ignore_errors=True)
     for package in PACKAGES:
-        shutil.copytree(debian.unpack(package), SLURM, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(
+            debian.unpack(package, machine=MACHINE), SLURM, symlinks=True, dirs_exist_ok=True
+        )
     for program in (SLURM / "usr/sbin").glob("*-wlm"):  # they look at the name that they have
         program.rename(program.with_name(program.name.removesuffix("-wlm")))
 

@@ -42,6 +42,16 @@ def test_without_any_it_is_said_where_they_were_looked_for(host: Path) -> None:
         libraries.find(None, None, X86_64)
 
 
+def test_an_executable_for_another_architecture_says_which_to_take(
+    host: Path, pair: tuple[Path, Path]
+) -> None:
+    put(pair, host / "bundled/x86_64", "libkrun.so", "libkrunfw.so")
+    with pytest.raises(HostError) as raised:
+        libraries.find(None, None, AARCH64)
+    assert "the bundled one is for x86_64; take the krunclient for aarch64" in str(raised.value)
+    assert libraries.find(None, None, X86_64).libkrun_origin == "bundled"
+
+
 def test_the_bundled_pair_comes_before_the_systems(host: Path, pair: tuple[Path, Path]) -> None:
     put(pair, host / "lib", "libkrun.so.1", "libkrunfw.so.5")
     found = libraries.find(None, None, X86_64)
