@@ -89,7 +89,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def vm(session: nox.Session) -> None:
-    """Run the end-to-end tests on real microVMs. -- --arch A; what else follows goes to pytest."""
+    """Run the end-to-end tests on real microVMs. What follows -- goes to pytest.
+
+    With --arch A, or --kernel SUITE, on an emulated host of that architecture, or with the kernel
+    of that suite of Debian's.
+    """
     install(session, "vm")
     for words in each_target(session):
         prepare(session, build_executable, build_rootfs, build_guests, build_apps)
@@ -199,7 +203,10 @@ def each_target(session: nox.Session) -> Iterator[list[str]]:
         f"nox -s {session.name} --", allow_abbrev=False, add_help=False
     )
     parser.add_argument("--arch", action="append", choices=("x86_64", "aarch64"), default=[])
+    parser.add_argument("--kernel")
     arguments, rest = parser.parse_known_args(session.posargs)
+    if arguments.kernel:
+        session.env["HOST_KERNEL"] = arguments.kernel
     for machine in arguments.arch or [platform.machine()]:
         session.env["TARGET_MACHINE"] = machine
         yield rest

@@ -93,11 +93,16 @@ def unpack_all(packages: Sequence[str], directory: Path, machine: str) -> None:
 
 def dependency(package: str, pattern: str, suite: str, machine: str = HERE) -> str:
     """The name of the package that a meta-package depends on."""
-    listing = _apt_cache(_apt_config(suite, machine), "depends", package)
-    found = re.search(rf"Depends: ({pattern})", listing)
+    found = dependencies(package, pattern, suite, machine)
     if not found:
         sys.exit(f"{package} of {suite} depends on no package {pattern}")
-    return found[1]
+    return found[0]
+
+
+def dependencies(package: str, pattern: str, suite: str, machine: str) -> list[str]:
+    """The names of the packages of this form that a package depends on."""
+    listing = _apt_cache(_apt_config(suite, machine), "depends", package)
+    return re.findall(rf"Depends: ({pattern})$", listing, re.MULTILINE)
 
 
 def require(*purposes: str) -> None:

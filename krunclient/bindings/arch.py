@@ -14,6 +14,8 @@ class Architecture(Record):
     number by <linux/audit.h> that a seccomp filter sees.
 
     `library_directory` is Debian's, `loader` the dynamic loader that programs name in PT_INTERP.
+    `least_memory_mib` is what a guest needs to come up.
+
     `syscalls` has the numbers of the system calls that krunclient makes, refuses or supervises;
     None is one that the architecture lacks. Numbers from `foreign_syscalls` up are those of
     another ABI that has the same `audit_arch`: x32, on x86_64 alone.
@@ -24,6 +26,7 @@ class Architecture(Record):
     audit_arch: int
     library_directory: str
     loader: str
+    least_memory_mib: int
     syscalls: Mapping[str, int | None]
     foreign_syscalls: int | None = None
 
@@ -46,6 +49,7 @@ X86_64 = Architecture(
     audit_arch=0xC000003E,
     library_directory="lib/x86_64-linux-gnu",
     loader="lib64/ld-linux-x86-64.so.2",
+    least_memory_mib=64,
     foreign_syscalls=0x40000000,  # __X32_SYSCALL_BIT of <asm/unistd.h>
     syscalls={  # <asm/unistd_64.h>
         **_EVERYWHERE,
@@ -64,8 +68,9 @@ X86_64 = Architecture(
         "iopl": 172, "ioperm": 173, "init_module": 175, "delete_module": 176, "quotactl": 179,
         "tkill": 200, "futex": 202, "sched_setaffinity": 203, "io_setup": 206,
         "lookup_dcookie": 212, "restart_syscall": 219, "semtimedop": 220, "clock_settime": 227,
-        "exit_group": 231, "tgkill": 234, "mq_open": 240, "mq_unlink": 241, "mq_timedsend": 242,
-        "mq_timedreceive": 243, "mq_notify": 244, "mq_getsetattr": 245, "kexec_load": 246,
+        "clock_gettime": 228, "exit_group": 231, "tgkill": 234, "mq_open": 240, "mq_unlink": 241,
+        "mq_timedsend": 242, "mq_timedreceive": 243, "mq_notify": 244, "mq_getsetattr": 245,
+        "kexec_load": 246,
         "add_key": 248, "request_key": 249, "keyctl": 250, "ioprio_set": 251, "inotify_init": 253,
         "migrate_pages": 256, "openat": 257, "mknodat": 259, "fchmodat": 268, "ppoll": 271,
         "unshare": 272, "tee": 276, "vmsplice": 278, "move_pages": 279, "inotify_init1": 294,
@@ -84,6 +89,7 @@ AARCH64 = Architecture(
     audit_arch=0xC00000B7,
     library_directory="lib/aarch64-linux-gnu",
     loader="lib/ld-linux-aarch64.so.1",
+    least_memory_mib=128,  # between 81 and 111 a guest ends without a word
     syscalls={  # <asm-generic/unistd.h>
         **_EVERYWHERE,
         "io_setup": 0, "lookup_dcookie": 18, "fcntl": 25, "inotify_init1": 26, "ioctl": 29,
@@ -91,7 +97,8 @@ AARCH64 = Architecture(
         "chroot": 51, "fchmod": 52, "fchmodat": 53, "openat": 56, "vhangup": 58, "quotactl": 60,
         "ppoll": 73, "vmsplice": 75, "tee": 77, "acct": 89, "personality": 92, "exit_group": 94,
         "unshare": 97, "futex": 98, "kexec_load": 104, "init_module": 105, "delete_module": 106,
-        "clock_settime": 112, "syslog": 116, "ptrace": 117, "sched_setparam": 118,
+        "clock_settime": 112, "clock_gettime": 113, "syslog": 116, "ptrace": 117,
+        "sched_setparam": 118,
         "sched_setscheduler": 119, "sched_setaffinity": 122, "restart_syscall": 128, "kill": 129,
         "tkill": 130, "tgkill": 131, "rt_sigqueueinfo": 138, "setpriority": 140, "reboot": 142,
         "sethostname": 161, "setdomainname": 162, "setrlimit": 164, "prctl": 167,

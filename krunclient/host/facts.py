@@ -7,7 +7,7 @@ import os
 from krunclient.bindings.arch import ARCHITECTURES
 from krunclient.bindings.libc import RLIMITS, ResourceLimit
 from krunclient.config import check_volumes
-from krunclient.errors import HostError
+from krunclient.errors import HostError, UsageError
 from krunclient.host import kvm, libraries, program
 from krunclient.model import BOUNDED
 from krunclient.record import Record
@@ -66,6 +66,7 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
     Raises UsageError, RootPathError, PermissionDeniedError or HostError for the first thing that
     is missing.
     """
+    check_memory(config.guest.memory_mib, architecture)
     check_volumes(config.files)
     root_path, exec_paths = config.files.root_path, config.guest.exec_paths
     exec_path = program.find(libc, root_path, exec_paths, architecture)
@@ -91,6 +92,14 @@ def probe(libc: Libc, architecture: Architecture, config: Config) -> HostFacts:
         terminal=config.console and is_at_terminal(),
         passt=programs,
     )
+
+
+def check_memory(mib: int, architecture: Architecture) -> None:
+    """Raises UsageError if a guest may not come up with that."""
+    least = architecture.least_memory_mib
+    if mib < least:
+        why = f"a guest on {architecture.machine} needs {least}"
+        raise UsageError("--memory can't be used", str(mib), why, f"set it to {least} or more")
 
 
 def landlock_abi(libc: Libc) -> int:

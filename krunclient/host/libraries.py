@@ -43,14 +43,16 @@ def find(libkrun: str | None, libkrunfw: str | None, architecture: Architecture)
             raise HostError("a library can't be loaded", path, why, GIVE_ANOTHER)
     found_krun = libkrun or _first((f"{bundled}/libkrun.so",)) or _find(directories, KRUN_SONAMES)
     if found_krun is None:
-        why, remedy = "there is none, nor one bundled", "install libkrun"
-        others = [machine for machine in ARCHITECTURES if os.path.isdir(_bundled(machine))]
-        if others:
-            why = f"there is none, and the bundled one is for {' and '.join(others)}"
-            remedy = f"take the krunclient for {architecture.machine}"
-        where = " ".join(directories)
-        remedy += ", or give its path by --libkrun"
-        raise HostError("libkrun was not found", where, why, remedy)
+        other = next((name for name in ARCHITECTURES if os.path.isdir(_bundled(name))), None)
+        take = f"take the krunclient for {architecture.machine}" if other else "install libkrun"
+        raise HostError(
+            "libkrun was not found",
+            " ".join(directories),
+            f"there is none, and the bundled one is for {other}"
+            if other
+            else "there is none, nor one bundled",
+            f"{take}, or give its path by --libkrun",
+        )
     features = read_features(found_krun, architecture)
     own = f"{bundled}/libkrun.so"
     if found_krun == own and not given:

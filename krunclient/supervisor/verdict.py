@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # built in; `signal` is not, and brings in `enum`
 import os
 
 from krunclient.errors import SEE_LIMITS, BusyError, VmError
@@ -46,7 +47,9 @@ class End(Record):
         if self.forced:
             return "the VM was ended by force"
         if os.WIFSIGNALED(self.wait_status):
-            return f"the VMM was killed by signal {os.WTERMSIG(self.wait_status)}"
+            number = os.WTERMSIG(self.wait_status)
+            by = " for a call that its filter does not know" if number == _signal.SIGSYS else ""
+            return f"the VMM was killed by signal {number}{by}"
         if self.without_status:
             return "the guest stopped without the app's status"
         return f"the app ended with status {os.WEXITSTATUS(self.wait_status)}"

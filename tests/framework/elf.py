@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import struct
 
+from target import ARCHITECTURE
 
-def elf(machine: int = 62, interpreter: str | None = None, bits: int = 2, order: int = 1) -> bytes:
+
+def elf(
+    machine: int = ARCHITECTURE.elf_machine,
+    interpreter: str | None = None,
+    bits: int = 2,
+    order: int = 1,
+) -> bytes:
     """An ELF header and, where an interpreter is named, the one program header that says so."""
     path = (interpreter or "").encode() + b"\0"
     header = b"\x7fELF" + bytes([bits, order, 1]) + bytes(9)

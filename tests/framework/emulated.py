@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,12 +84,23 @@ def how_many() -> int:
 
 
 def kernel() -> Path:
-    """A kernel of 6.12 or later, whose Landlock has network rules."""
-    suite = "bookworm-backports" if debian.codename() == "bookworm" else debian.codename()
+    """That of the Debian suite that HOST_KERNEL names, else one of 6.12 or later, whose Landlock
+    has network rules.
+    """
+    newer = "bookworm-backports" if debian.codename() == "bookworm" else debian.codename()
+    suite = os.environ.get("HOST_KERNEL", newer)
     port = PORT_NAMES[MACHINE]
     meta, one = f"linux-image-{port}", rf"linux-image-\S+-{port}"
     package = debian.dependency(meta, one, suite, MACHINE)
-    (image,) = (debian.unpack(package, suite, MACHINE) / "boot").glob("vmlinuz-*")
+    directory = debian.unpack(package, suite, MACHINE)
+    if not (directory / "boot").is_dir():
+        # From 7.2 on, it is packages of its own that hold the image and the modules.
+        for part in debian.dependencies(package, r"linux-(?:modules|binary)-\S+", suite, MACHINE):
+            source = debian.unpack(part, suite, MACHINE)
+            shutil.copytree(source, directory, copy_function=os.link, dirs_exist_ok=True)
+    if not (directory / "lib").exists():
+        (directory / "lib").symlink_to("usr/lib")  # where virtme-ng looks for modules
+    (image,) = (directory / "boot").glob("vmlinuz-*")
     return image
 
 

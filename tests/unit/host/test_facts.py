@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from krunclient.bindings.arch import ARCHITECTURES, X86_64
+from krunclient.bindings.arch import AARCH64, ARCHITECTURES, X86_64, Architecture
 from krunclient.errors import HostError, RootPathError, UsageError
 from krunclient.host import facts, kvm
 from tests.framework import recorder
@@ -27,6 +27,15 @@ def test_a_machine_that_is_not_served_is_lacking(monkeypatch: pytest.MonkeyPatch
     for machine, architecture in ARCHITECTURES.items():
         be(machine)
         assert facts.find_architecture() is architecture
+
+
+@pytest.mark.parametrize(("architecture", "least"), [(X86_64, 64), (AARCH64, 128)])
+def test_a_guest_has_the_memory_that_it_needs_to_come_up(
+    architecture: Architecture, least: int
+) -> None:
+    with pytest.raises(UsageError, match=f"--memory can't be used: {least - 1}: .* needs {least}"):
+        facts.check_memory(least - 1, architecture)
+    facts.check_memory(least, architecture)
 
 
 def test_each_mistake_is_found_before_what_the_host_lacks(

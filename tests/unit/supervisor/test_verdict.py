@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -77,8 +78,13 @@ def test_a_stop_that_was_forced_has_its_status_whatever_else_went_wrong() -> Non
 def test_a_vmm_that_ends_silently_before_it_was_set_up_is_an_error() -> None:
     with pytest.raises(VmError, match="before it was set up"):
         verdict(was_set_up=False)
-    with pytest.raises(VmError, match="before it was set up"):
+    with pytest.raises(VmError, match="killed by signal 9 before it was set up"):
         verdict(was_set_up=False, wait_status=KILLED)
+
+
+def test_a_vmm_that_its_own_filter_has_killed_is_told_from_one_that_others_have() -> None:
+    with pytest.raises(VmError, match="by signal 31 for a call that its filter does not know bef"):
+        verdict(was_set_up=False, wait_status=int(signal.SIGSYS))
 
 
 def test_only_what_had_a_vm_has_a_record_of_its_end() -> None:
