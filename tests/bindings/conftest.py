@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.framework import recorder
-from tests.framework.launch import Ended, Launcher
-from tests.framework.paths import TOP
+from tests.framework.fake_vmm import WITHOUT_KVM
+from tests.framework.launch import Ended
 from tests.framework.recorder import Recorded
 from tests.framework.roots import static_root
 
@@ -39,12 +38,7 @@ def record(tmp_path: Path, libraries: dict[int, tuple[Path, Path]], root: Path) 
         calls.write_text("")
         Path(f"{libkrun}.settings").write_text(f"{calls} 5 {fail}")
         # /dev/null stands in for a KVM that this machine may not have: nothing here needs one.
-        launcher = Launcher(
-            [sys.executable, "-m", "tests.framework.without_kvm"],
-            {"PATH": "/usr/bin:/bin"},
-            TOP,
-        )
-        ended = launcher.run(
+        ended = WITHOUT_KVM.run(
             "--libkrun", libkrun, "--libkrunfw", libkrunfw, root, "30777", *arguments, env=env
         )
         lines = calls.read_text().splitlines()

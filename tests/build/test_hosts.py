@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.framework.emulated import MAX_HOSTS, UNEXPECTED_END, Host
-from tests.framework.paths import TOP
+from tests.framework.paths import PYTHONPATH
 
 TESTS = """
 import os
@@ -32,7 +32,7 @@ def run(directory: Path, failing: int, environment: dict[str, str]) -> tuple[int
     ended = subprocess.run(
         [*command, "test_some.py"],
         cwd=directory,
-        env={"PYTHONPATH": str(TOP), **environment},
+        env={"PYTHONPATH": PYTHONPATH, **environment},
         capture_output=True,
         text=True,
     )

@@ -13,11 +13,16 @@ from pathlib import Path
 
 from tests.framework import recorder
 from tests.framework.launch import Launcher
-from tests.framework.paths import TOP
+from tests.framework.paths import PYTHONPATH, TOP
 from tests.framework.processes import children_of, holds, is_gone_within
 from tests.framework.roots import static_root
 
 STATUS = 5
+WITHOUT_KVM = Launcher(
+    [sys.executable, "-m", "tests.framework.without_kvm"],
+    {"PATH": "/usr/bin:/bin", "PYTHONPATH": PYTHONPATH},
+    TOP,
+)
 
 # What libkrun's virtio-fs server does when the guest looks up its program.
 APP_STARTED = 'if (open("/guest/bin/app", O_RDONLY) < 0) _exit(96);'
@@ -56,10 +61,7 @@ def prepare(directory: Path, *body: str) -> tuple[Launcher, list[str | Path]]:
     A VMM whose body comes to its end has the status 5.
     """
     arguments = build(directory, source(*body))
-    launcher = Launcher(
-        [sys.executable, "-m", "tests.framework.without_kvm"], {"PATH": "/usr/bin:/bin"}, TOP
-    )
-    return launcher, arguments
+    return WITHOUT_KVM, arguments
 
 
 def source(*body: str) -> str:

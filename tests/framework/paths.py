@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from target import EXECUTABLE, GUESTS, ROOTFS, TOP
+import target
 
-__all__ = ["ARTEFACTS", "EXECUTABLE", "GUESTS", "ROOTFS", "SCRIPTS", "TOP"]
-
+TOP = target.TOP
+EXECUTABLE = target.EXECUTABLE
+SITE_PACKAGES = target.SITE_PACKAGES
+ROOTFS = target.ROOTFS
+GUESTS = target.GUESTS
 SCRIPTS = TOP / "dist-scripts"
 ARTEFACTS = TOP / "build/artefacts"
+# For programs of the tests that are started with an environment of their own.
+PYTHONPATH = f"{TOP}:{SCRIPTS}"

@@ -10,7 +10,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 
 from krunclient.__main__ import main
 from krunclient.host import kvm, passt, vcpu
-from tests.framework.paths import TOP
+from tests.framework.paths import SITE_PACKAGES
 
 
 def leave_kvm_out() -> None:
@@ -22,7 +22,7 @@ def leave_kvm_out() -> None:
 if __name__ == "__main__":
     leave_kvm_out()
     # The build's own, which stands beside the libraries in the executable.
-    bundled = TOP / "build/site-packages/krunclient/bundled"
+    bundled = SITE_PACKAGES / "krunclient/bundled"
     passt.find_guest_program = lambda architecture: (
         f"{bundled}/{architecture.machine}/guest-network"
     )

@@ -33,7 +33,7 @@ from pathlib import Path
 
 from tests.framework import fake_vmm
 from tests.framework.launch import Launcher
-from tests.framework.paths import ARTEFACTS, EXECUTABLE, TOP
+from tests.framework.paths import ARTEFACTS, EXECUTABLE, PYTHONPATH
 from tests.framework.processes import is_gone_within
 from tests.framework.roots import GRACEFUL_HTTPD, STATUS_WHEN_ASKED, busybox_root
 
@@ -314,7 +314,7 @@ def recorded_place(directory: Path) -> Place:
     # Python can lose a SIGINT while it starts, and takes longer for a checkout than for the
     # executable: blocked, it waits for krunclient.
     command = [*AS_USUAL, "--block-signal=INT", sys.executable, "-m", "tests.framework.without_kvm"]
-    launcher = Launcher(command, {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(TOP)}, directory)
+    launcher = Launcher(command, {"PATH": "/usr/bin:/bin", "PYTHONPATH": PYTHONPATH}, directory)
     return Place(launcher, server, brief, launcher.run(*brief, str(FIRST_PORT)).seconds)
 
 

@@ -19,7 +19,7 @@ from krunclient.host import facts
 from tests.framework import fake_vmm
 from tests.framework.launch import Ended, Launcher
 from tests.framework.namespaces import UNSHARE
-from tests.framework.paths import EXECUTABLE, TOP
+from tests.framework.paths import EXECUTABLE, PYTHONPATH, TOP
 from tests.framework.stages import LIBC
 
 PORT = "30781"
@@ -321,6 +321,6 @@ def test_nothing_of_this_needs_the_working_directory(
     gone.mkdir()
     script = f'cd {gone} && rmdir {gone} && exec "$@"'
     command = ["sh", "-c", script, "sh", *launcher.command]
-    environment = {**launcher.environment, "PYTHONPATH": str(TOP)}
+    environment = {**launcher.environment, "PYTHONPATH": PYTHONPATH}
     there = replace(launcher, command=command, environment=environment)
     assert there.run(*arguments, PORT).status == fake_vmm.STATUS
