@@ -96,7 +96,7 @@ def vm(session: nox.Session) -> None:
     of that suite of Debian's.
     """
     install(session, "vm")
-    for words in each_target(session):
+    for words in each_target(session, on_hosts=True):
         prepare(session, build_executable, build_rootfs, build_guests, build_apps)
         pytest = (
             "python",
@@ -161,7 +161,7 @@ def app(session: nox.Session) -> None:
 def demo(session: nox.Session) -> None:
     """From nothing to an HTTP answer out of a real microVM."""
     install(session, "demo")
-    for _ in each_target(session):
+    for _ in each_target(session, on_hosts=True):
         prepare(session, build_executable, build_rootfs)
         session.run("python", "-m", "tests.demo.demo", "prepare")
         on_a_host_with_kvm(session, "python", "-m", "tests.demo.demo", "run")
@@ -195,18 +195,22 @@ def soak(session: nox.Session) -> None:
     session.run(*command, "--combine", *map(str, ARTEFACTS.glob("host-*/soak.json")))
 
 
-def each_target(session: nox.Session) -> Iterator[list[str]]:
+def each_target(session: nox.Session, on_hosts: bool = False) -> Iterator[list[str]]:
     """For each architecture that the arguments name by --arch, or this machine's, their rest.
 
-    Meanwhile the steps of the session build for that one, and test on it.
+    Meanwhile the steps of the session build for that one, and test on it: where hosts may be
+    emulated, with the kernel that --kernel names. What goes to one place is for one architecture.
     """
     parser = argparse.ArgumentParser(
         f"nox -s {session.name} --", allow_abbrev=False, add_help=False
     )
     parser.add_argument("--arch", action="append", choices=("x86_64", "aarch64"), default=[])
-    parser.add_argument("--kernel")
+    if on_hosts:
+        parser.add_argument("--kernel")
     arguments, rest = parser.parse_known_args(session.posargs)
-    if arguments.kernel:
+    if len(arguments.arch) > 1 and rest:
+        session.error(f"with {' '.join(rest)}, name one --arch")
+    if on_hosts and arguments.kernel:
         session.env["HOST_KERNEL"] = arguments.kernel
     for machine in arguments.arch or [platform.machine()]:
         session.env["TARGET_MACHINE"] = machine

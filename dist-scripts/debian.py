@@ -1,6 +1,6 @@
 """Debian packages for builds and tests: installed where that is needed, else only unpacked.
 
-`python dist-scripts/debian.py PURPOSE...` installs what is missing for these.
+Run with the names of purposes, as `nox -s packages` does, it installs what is missing for these.
 
 Packages are fetched from the mirror that the machine's own apt sources name, with apt's state in
 a directory of ours, so that no privileges are needed and nothing of the machine changes.
@@ -24,6 +24,8 @@ from target import PORT_NAMES, TOP
 DOWNLOADS = TOP / "build/debian"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
+HERE = platform.machine()
+QEMU = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 # What builds and tests need of the machine, by purpose: a program or a file, and its package.
 NEEDED = {
     "compiler": {"gcc": "gcc", "ld": "binutils", "/usr/include/stdio.h": "libc6-dev"},
@@ -31,7 +33,7 @@ NEEDED = {
     "counts": {"strace": "strace", "valgrind": "valgrind"},
     "managers": {"systemd-analyze": "systemd"},
     "emulated-host": {
-        "qemu-system-x86_64": "qemu-system-x86",
+        f"qemu-system-{HERE}": QEMU[HERE],
         "modprobe": "kmod",
         "busybox": "busybox-static",
         "file": "file",
@@ -42,12 +44,11 @@ NEEDED = {
         "/usr/aarch64-linux-gnu/include/stdio.h": "libc6-dev-arm64-cross",
     },
     "emulated-host-of-aarch64": {
-        "qemu-system-aarch64": "qemu-system-arm",
+        "qemu-system-aarch64": QEMU["aarch64"],
         "depmod": "kmod",
         "file": "file",
     },
 }
-HERE = platform.machine()
 
 
 def unpack(package: str, suite: str | None = None, machine: str = HERE) -> Path:
@@ -86,7 +87,11 @@ def unpack_all(packages: Sequence[str], directory: Path, machine: str) -> None:
         options = (f"Dir::State::Status={nothing}", f"Dir::Cache::Archives={archives}")
         words = [word for option in options for word in ("-o", option)]
         words += ["--yes", "--no-install-recommends", "--download-only"]
-        _apt(config, "install", *words, *packages, cwd=config.parent)
+        try:
+            _apt(config, "install", *words, *packages, cwd=config.parent)
+        except subprocess.CalledProcessError:  # the lists may name what is there no more
+            _apt(config, "update", cwd=config.parent)
+            _apt(config, "install", *words, *packages, cwd=config.parent)
         for archive in sorted(Path(archives).glob("*.deb")):
             subprocess.run(["dpkg-deb", "-x", archive, directory], check=True)
 
@@ -110,6 +115,8 @@ def require(*purposes: str) -> None:
 
     It is said beforehand. Ends with one line that names the packages where neither can be.
     """
+    for purpose in set(purposes) - set(NEEDED):
+        sys.exit(f"this machine can't have what {purpose} needs")
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     missing = sorted(
         package

@@ -26,6 +26,12 @@ PORT_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 TOP = Path(__file__).resolve().parent.parent
 EXECUTABLE = TOP / f"dist/github.com/tomyedwab/yesterday/nexushub/bin/krunclient{_SUFFIX}"
-SITE_PACKAGES = TOP / f"build/site-packages{_SUFFIX}"
-ROOTFS = TOP / f"build/rootfs{_SUFFIX}"
-GUESTS = TOP / f"build/guests{_SUFFIX}"
+
+
+def result(name: str) -> Path:
+    """Where something of this name is built."""
+    return TOP / "build" / f"{name}{_SUFFIX}"
+
+
+SITE_PACKAGES = result("site-packages")
+ROOTFS = result("rootfs")

@@ -133,10 +133,11 @@ class Check:
 
     def _memory(self) -> str:
         """Little is no failure: a guest takes its memory when it uses it."""
+        wanted = self._config.guest.memory_mib
+        facts.check_memory(wanted, self._architecture)
         available, total = facts.memory_mib("MemAvailable"), facts.memory_mib("MemTotal")
         if available is None:
             return "not told by /proc/meminfo"
-        wanted = self._config.guest.memory_mib
         less = f", less than --memory {wanted}" if available < wanted else ""
         return f"{available} of {total} MiB available{less}"
 

@@ -43,7 +43,8 @@ def find(libkrun: str | None, libkrunfw: str | None, architecture: Architecture)
             raise HostError("a library can't be loaded", path, why, GIVE_ANOTHER)
     found_krun = libkrun or _first((f"{bundled}/libkrun.so",)) or _find(directories, KRUN_SONAMES)
     if found_krun is None:
-        other = next((name for name in ARCHITECTURES if os.path.isdir(_bundled(name))), None)
+        others = (name for name in ARCHITECTURES if name != architecture.machine)
+        other = next((name for name in others if os.path.isdir(_bundled(name))), None)
         take = f"take the krunclient for {architecture.machine}" if other else "install libkrun"
         raise HostError(
             "libkrun was not found",

@@ -48,7 +48,7 @@ class End(Record):
             return "the VM was ended by force"
         if os.WIFSIGNALED(self.wait_status):
             number = os.WTERMSIG(self.wait_status)
-            by = " for a call that its filter does not know" if number == _signal.SIGSYS else ""
+            by = ", from a filter of system calls," if number == _signal.SIGSYS else ""
             return f"the VMM was killed by signal {number}{by}"
         if self.without_status:
             return "the guest stopped without the app's status"

@@ -16,11 +16,12 @@ import urllib.request
 from pathlib import Path
 
 import distribute
+import target
 from tests.framework import guests
 from tests.framework.paths import EXECUTABLE, ROOTFS, TOP
 from tests.framework.roots import write_app
 
-APP = TOP / "build/demo-app"
+APP = target.result("demo-app")
 PORT = 30080
 PAGE = "Hello from a microVM.\n"
 BOOT_SECONDS = 120

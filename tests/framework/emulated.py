@@ -93,15 +93,26 @@ def kernel() -> Path:
     meta, one = f"linux-image-{port}", rf"linux-image-\S+-{port}"
     package = debian.dependency(meta, one, suite, MACHINE)
     directory = debian.unpack(package, suite, MACHINE)
-    if not (directory / "boot").is_dir():
-        # From 7.2 on, it is packages of its own that hold the image and the modules.
-        for part in debian.dependencies(package, r"linux-(?:modules|binary)-\S+", suite, MACHINE):
-            source = debian.unpack(part, suite, MACHINE)
-            shutil.copytree(source, directory, copy_function=os.link, dirs_exist_ok=True)
-    if not (directory / "lib").exists():
-        (directory / "lib").symlink_to("usr/lib")  # where virtme-ng looks for modules
+    # From 7.2 on, packages of their own hold the image and the modules.
+    parts = debian.dependencies(package, r"linux-(?:modules|binary)-\S+", suite, MACHINE)
+    if parts:
+        directory = _merged([debian.unpack(part, suite, MACHINE) for part in parts])
     (image,) = (directory / "boot").glob("vmlinuz-*")
     return image
+
+
+def _merged(packages: Sequence[Path]) -> Path:
+    """One directory with what packages of a kernel hold, its image where older ones have it."""
+    target = packages[0].with_name(f"{packages[0].name}-and-others")
+    if not target.is_dir():
+        temporary = Path(tempfile.mkdtemp(dir=target.parent))
+        for package in packages:
+            shutil.copytree(package, temporary, copy_function=os.link, dirs_exist_ok=True)
+        (image,) = temporary.glob("usr/lib/modules/*/vmlinuz")
+        (temporary / "boot").mkdir(exist_ok=True)
+        image.rename(temporary / "boot" / f"vmlinuz-{image.parent.name}")
+        temporary.rename(target)
+    return target
 
 
 def run(commands: Sequence[Sequence[str]], timeout: float) -> int:

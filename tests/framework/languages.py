@@ -55,7 +55,8 @@ def rust(directory: Path) -> Path:
         libraries = ARCHITECTURES[platform.machine()].library_directory
         environment["LD_LIBRARY_PATH"] = str(directory / "rust/usr" / libraries)
         target = f"{MACHINE}-unknown-linux-gnu"
-        (found,) = debian.unpack("libstd-rust-dev", machine=MACHINE).rglob(f"rustlib/{target}/lib")
+        debian.unpack_all(["libstd-rust-dev"], directory / "std", MACHINE)
+        (found,) = (directory / "std").rglob(f"rustlib/{target}/lib")
         options = [f"--target={target}", f"-Clinker={MACHINE}-linux-gnu-gcc", "-L", found]
     command = [rustc, "-O", *options, "-o", program, SOURCES / "hello.rs"]
     subprocess.run(command, check=True, env=environment)
@@ -157,7 +158,7 @@ def add_libraries(layer: Path, program: Path, *packages: str) -> None:
 
 
 def add_packages(layer: Path, *packages: str) -> None:
-    """With what they depend on; a file that the layer has stays."""
+    """Their libraries, and those of what they depend on."""
     with tempfile.TemporaryDirectory(dir=APPS) as unpacked:
         debian.unpack_all(packages, Path(unpacked), MACHINE)
         for directory in ("lib", "usr/lib"):

@@ -8,8 +8,8 @@ TOP = target.TOP
 EXECUTABLE = target.EXECUTABLE
 SITE_PACKAGES = target.SITE_PACKAGES
 ROOTFS = target.ROOTFS
-GUESTS = target.GUESTS
+GUESTS = target.result("guests")
 SCRIPTS = TOP / "dist-scripts"
-ARTEFACTS = TOP / "build/artefacts"
+ARTEFACTS = target.result("artefacts")
 # For programs of the tests that are started with an environment of their own.
 PYTHONPATH = f"{TOP}:{SCRIPTS}"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import debian
@@ -39,9 +41,9 @@ def prepare(machine: str, kernel: Path) -> Path:
     name = hashlib.sha256(made_from.encode()).hexdigest()[:16]
     root = TOP / "build/hosts" / machine / name
     if not root.is_dir():
-        shutil.rmtree(root.parent, ignore_errors=True)
-        temporary = root.with_suffix(".tmp")
-        temporary.mkdir(parents=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=root.parent))
+        temporary.chmod(0o755)
         _make(temporary, machine, kernel)
         temporary.rename(root)
     return root
@@ -51,6 +53,8 @@ def _make(root: Path, machine: str, kernel: Path) -> None:
     debian.unpack_all(PACKAGES, root, machine)
     (modules,) = kernel.parent.parent.glob("**/lib/modules/*")
     shutil.copytree(modules, root / "lib/modules" / modules.name, copy_function=os.link)
+    depmod = shutil.which("depmod", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    subprocess.run([depmod or "depmod", "-b", root, modules.name], check=True)
     for name in MERGED:
         if (root / name).is_dir() and not (root / name).is_symlink():
             shutil.copytree(root / name, root / "usr" / name, symlinks=True, dirs_exist_ok=True)

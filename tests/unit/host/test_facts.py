@@ -11,6 +11,7 @@ import pytest
 from krunclient.bindings.arch import AARCH64, ARCHITECTURES, X86_64, Architecture
 from krunclient.errors import HostError, RootPathError, UsageError
 from krunclient.host import facts, kvm
+from krunclient.options import MIN_MEMORY_MIB
 from tests.framework import recorder
 from tests.framework.roots import static_root
 from tests.framework.stages import LIBC, settings
@@ -29,7 +30,7 @@ def test_a_machine_that_is_not_served_is_lacking(monkeypatch: pytest.MonkeyPatch
         assert facts.find_architecture() is architecture
 
 
-@pytest.mark.parametrize(("architecture", "least"), [(X86_64, 64), (AARCH64, 128)])
+@pytest.mark.parametrize(("architecture", "least"), [(X86_64, MIN_MEMORY_MIB), (AARCH64, 128)])
 def test_a_guest_has_the_memory_that_it_needs_to_come_up(
     architecture: Architecture, least: int
 ) -> None:

@@ -83,7 +83,7 @@ def test_a_vmm_that_ends_silently_before_it_was_set_up_is_an_error() -> None:
 
 
 def test_a_vmm_that_its_own_filter_has_killed_is_told_from_one_that_others_have() -> None:
-    with pytest.raises(VmError, match="by signal 31 for a call that its filter does not know bef"):
+    with pytest.raises(VmError, match="by signal 31, from a filter of system calls, before"):
         verdict(was_set_up=False, wait_status=int(signal.SIGSYS))
 
 
