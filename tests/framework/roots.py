@@ -28,6 +28,9 @@ CADDYFILE = """
 }
 """
 
+# Little memory, in MiB, in which a guest comes up and can be made to panic.
+SMALL = str(max(96, ARCHITECTURE.least_memory_mib))
+
 # A shell that has a status of its own when it is asked to stop, with a web server or without.
 STATUS_WHEN_ASKED = 6
 WHEN_ASKED = f"trap 'exit {STATUS_WHEN_ASKED}' INT"

@@ -23,7 +23,7 @@ PACKAGES = (
 )
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n",
-    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
     "etc/shadow": "",
     "etc/hosts": "127.0.0.1 localhost\n",
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.framework.launch import Launcher, expect
-from tests.framework.roots import open_to
+from tests.framework.roots import SMALL, open_to
 from tests.framework.users import USER
 
 NewRoot = Callable[..., Path]
@@ -127,7 +127,7 @@ def test_writes_survive_a_stop_a_panic_and_sigkill_with_an_overlay(
     def run(*arguments: str) -> bytes:
         """What the run before has written."""
         return any_launcher.run(
-            "--memory=96", "--overlay", directory, root, str(port), "--", *arguments
+            f"--memory={SMALL}", "--overlay", directory, root, str(port), "--", *arguments
         ).stdout
 
     run("true", "first")

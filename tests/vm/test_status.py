@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from target import ARCHITECTURE
 from tests.framework.launch import Launcher
-from tests.framework.roots import GRACEFUL_APP, STATUS_WHEN_ASKED
+from tests.framework.roots import GRACEFUL_APP, SMALL, STATUS_WHEN_ASKED
 
 NewRoot = Callable[..., Path]
 
@@ -37,7 +38,7 @@ def test_a_kernel_panic_is_70_and_its_message_is_told(
 ) -> None:
     # The kernel has no sysrq; a panic for lack of memory is the one that root can ask for.
     root = new_root("echo 2 >/proc/sys/vm/panic_on_oom; tail /dev/zero; exit 0")
-    ended = launcher.run("--memory", "96", root, str(port))
+    ended = launcher.run("--memory", SMALL, root, str(port))
     assert ended.status == 70
     assert "Kernel panic - not syncing: Out of memory" in ended.error
 
@@ -52,7 +53,8 @@ def test_a_guest_too_small_for_its_kernel_is_70(
     launcher: Launcher, new_root: NewRoot, port: int
 ) -> None:
     root = new_root("tail /dev/zero")
-    assert launcher.run("--memory", "64", root, str(port)).status == 128 + signal.SIGKILL
+    least = str(ARCHITECTURE.least_memory_mib)
+    assert launcher.run("--memory", least, root, str(port)).status == 128 + signal.SIGKILL
 
 
 def test_a_program_that_the_guest_cant_execute_is_126(
