@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import resource
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from subprocess import PIPE
 
 import pytest
 
+from target import MACHINE
 from tests.framework.launch import Launcher, Server
 from tests.framework.paths import TOP
 from tests.framework.processes import children_of, status_of
@@ -148,5 +148,7 @@ def test_too_few_open_files_for_libkrun_are_70_and_no_hang(
         # A thread of libkrun's panics, or with upstream's the guest, which finds no init then.
         by_guest = "Kernel panic - not syncing: Requested init" in error
         if not (by_guest and "KRUNCLIENT_LIBKRUN" in any_launcher.environment):
-            assert f"(os error {errno.EMFILE})" in error  # a C library has its own words
-            assert "the limit on open files" in error
+            # The one for aarch64 ends the VM by itself, and has the words of another C library.
+            panics = MACHINE == "x86_64"
+            assert ("Too many open files" if panics else "No file descriptors available") in error
+            assert ("the limit on open files" in error) == panics
