@@ -89,7 +89,7 @@ AARCH64 = Architecture(
     audit_arch=0xC00000B7,
     library_directory="lib/aarch64-linux-gnu",
     loader="lib/ld-linux-aarch64.so.1",
-    least_memory_mib=128,  # between 81 and 111 a guest ends without a word
+    least_memory_mib=128,  # with 94 to 104 a guest ends without a word
     syscalls={  # <asm-generic/unistd.h>
         **_EVERYWHERE,
         "io_setup": 0, "lookup_dcookie": 18, "fcntl": 25, "inotify_init1": 26, "ioctl": 29,
