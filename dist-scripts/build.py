@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -59,6 +60,9 @@ LIBRARIES = {
     "libkrunfw.so": ("microsandbox", "microsandbox/_bundled/lib/libkrunfw.so.5.6.1"),
 }
 FIRST_STAGE = TOP / "krunclient/zipapp"
+
+# A first start unpacks a large file by parts, on each processor one.
+PART_BYTES = 2**19
 
 # What runs in the guest: a program of its own, without a C library.
 GUEST_PROGRAMS = TOP / "krunclient/guest"
@@ -169,22 +173,43 @@ def pack(site_packages: Path, output: Path) -> None:
     )
     temporary = output.with_name(output.name + ".tmp")
     output.parent.mkdir(parents=True, exist_ok=True)
-    create_archive(
-        sources=[site_packages],
-        target=temporary,
-        interpreter=INTERPRETER,
-        main="bootstrap:main",
-        env=environment,
-    )
+    with tempfile.TemporaryDirectory(dir=output.parent) as name:
+        packed = Path(name, "packed")
+        shutil.copytree(site_packages, packed, copy_function=copy_in_parts)
+        fix_modes(packed)
+        create_archive(
+            sources=[packed],
+            target=temporary,
+            interpreter=INTERPRETER,
+            main="bootstrap:main",
+            env=environment,
+        )
     assert environment.build_id is not None
     first_stage = {path.name: path.read_bytes() for path in sorted(FIRST_STAGE.glob("*.py"))}
     build_id = identity(environment.build_id, first_stage.values())
     with zipfile.ZipFile(temporary, "a", compression=zipfile.ZIP_DEFLATED) as archive:
+        files = (one for one in archive.infolist() if one.filename.startswith("site-packages/"))
+        contents = "".join(f"{one.CRC:08x} {one.filename}\n" for one in files)
         for name, source in first_stage.items():
             add(archive, name, source, built_at)
         add(archive, "build-id", build_id.encode(), built_at)
+        add(archive, "contents", contents.encode(), built_at)
     put_head(temporary, build_id)
     temporary.rename(output)
+
+
+def copy_in_parts(source: str, target: str) -> None:
+    """For copytree. The name of a part ends with its place in the file: NAME@OFFSET. Where there is
+    none, the file has a hole.
+    """
+    data = Path(source).read_bytes()
+    if len(data) <= PART_BYTES:
+        Path(target).write_bytes(data)
+        return
+    for offset in range(0, len(data), PART_BYTES):
+        part = data[offset : offset + PART_BYTES]
+        if any(part) or offset + PART_BYTES >= len(data):
+            Path(f"{target}@{offset}").write_bytes(part)
 
 
 def identity(packed: str, first_stage: Iterable[bytes]) -> str:

@@ -1,6 +1,6 @@
 """The executable's first start: extract the code and the libraries into the user's cache.
 
-It stands at the top of the archive beside `bootstrap`. The unpacking itself is shiv's.
+It stands at the top of the archive beside `bootstrap`. A first start waits for what it imports.
 """
 
 from __future__ import annotations
@@ -8,25 +8,23 @@ from __future__ import annotations
 import fcntl
 import marshal
 import os
-import shutil
 import time
-import zipfile
 import zlib
-from pathlib import Path
 
 import bootstrap
 import loader
 import start
-from _bootstrap import extract_site_packages
+import unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from types import CodeType
     from typing import IO, Any
 
 LOCK_SECONDS = 30
 TEXTS = (".md", ".txt")  # which no launch needs
+TOP = "site-packages/"
 # What a launch imports, each after those that it imports itself. All of it is there before the
 # fork, so that supervisor and VMM share its memory.
 LAUNCH = (
@@ -105,7 +103,7 @@ def into_first_writable(directories: Iterable[str], archive: str, name: str) -> 
             if bootstrap.is_trusted(directory):
                 return _extract_once(directory, archive, name)
             failures.append(f"{directory}: others could change it, or it is mounted noexec")
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (zlib.error, EOFError, ImportError) as error:
             raise ExtractionError(
                 "the executable is damaged", archive, str(error), "install it again"
             ) from None
@@ -137,10 +135,9 @@ def _extract_once(directory: str, archive: str, name: str) -> str:
         # Another start may have done it while this one waited.
         if not _is_whole(target):
             _remove(target)
+            _remove(f"{target}.tmp")
             try:
-                with zipfile.ZipFile(archive) as content:
-                    extract_site_packages(content, Path(target), compile_pyc=False)
-                    _compile(target, content.read("loader.py"))
+                _make(target)
             finally:
                 _remove(f"{target}.tmp")
     return target
@@ -160,25 +157,34 @@ def _state(path: str) -> tuple[int, int]:
     return found.st_size, found.st_ctime_ns
 
 
-def _compile(target: str, first: bytes) -> None:
-    """Put the bytecode of all sources into two files: what a launch needs, and the rest. Raises
-    OSError.
+def _make(target: str) -> None:
+    """All files, and the bytecode of all sources in two: what a launch needs, and the rest. Raises
+    as `unpack`.
     """
-    top = Path(target, "site-packages")
-    codes, packages = {}, []
-    for source in sorted((top / "krunclient").rglob("*.py")):
-        name = ".".join(source.relative_to(top).with_suffix("").parts)
-        if source.name == "__init__.py":
-            name = name.rpartition(".")[0]
-            packages.append(name)
-        codes[name] = _compiled(source.read_bytes(), str(source))
-        source.unlink()
-    kept = sorted(path for path in top.glob("krunclient/bundled/*/*") if path.suffix not in TEXTS)
-    files = {str(path.relative_to(target)): _state(str(path)) for path in kept}
+    new = f"{target}.tmp"
+    os.mkdir(new, 0o700)
+    parts = unpack.contents()
+    sources = {name: parts.pop(name) for name in list(parts) if name.endswith(".py")}
+    files, codes = unpack.unpack(parts, new, lambda: _compile(sources, target))
+    packages = [_module(name) for name in sources if name.endswith("/__init__.py")]
     launch = {name: codes.pop(name) for name in LAUNCH}
-    _write(f"{target}/{loader.LATER}", codes)
-    content = (files, launch, packages)
-    _write(f"{target}/{start.CODE}", (_compiled(first, "loader.py"), content))
+    _write(f"{new}/{loader.LATER}", codes)
+    states = {name: _state(f"{new}/{name}") for name in files if not name.endswith(TEXTS)}
+    first = _compiled(unpack.read("loader.py"), "loader.py")
+    _write(f"{new}/{start.CODE}", (first, (states, launch, packages)))
+    os.rename(new, target)
+
+
+def _compile(sources: Mapping[str, int], target: str) -> dict[str, CodeType]:
+    return {
+        _module(name): _compiled(unpack.read(name, crc), f"{target}/{name}")
+        for name, crc in sources.items()
+    }
+
+
+def _module(name: str) -> str:
+    """Of a source in the archive."""
+    return name.removeprefix(TOP).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def _compiled(source: bytes, path: str) -> CodeType:
@@ -189,9 +195,8 @@ def _compiled(source: bytes, path: str) -> CodeType:
 def _write(path: str, content: Any) -> None:
     """For `start.read`."""
     data = marshal.dumps(content)
-    with open(f"{path}.tmp", "wb") as file:
+    with open(path, "xb") as file:
         file.write(zlib.crc32(data).to_bytes(4, "little") + data)
-    os.rename(f"{path}.tmp", path)
 
 
 def _lock(file: IO[str]) -> None:
@@ -209,6 +214,8 @@ def _lock(file: IO[str]) -> None:
 
 def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
+        import shutil
+
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)

@@ -9,13 +9,13 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import build
+from target import MACHINE, SITE_PACKAGES
 from tests.framework import fake_vmm, recorder
-from tests.framework.paths import EXECUTABLE
 from tests.framework.roots import static_root
 
 PYTHON = "/usr/bin/python3"
@@ -133,14 +133,9 @@ def run(
 
 def _with_pair(target: Path, libkrun: Path, libkrunfw: Path) -> None:
     """The executable with another pair in it."""
-    pair = {"libkrun.so": libkrun, "libkrunfw.so": libkrunfw}
-    with zipfile.ZipFile(EXECUTABLE) as built:
-        start = min(one.header_offset for one in built.infolist())
-        with EXECUTABLE.open("rb") as source, target.open("wb") as copy:
-            copy.write(source.read(start))
-            with zipfile.ZipFile(copy, "w") as changed:
-                for one in built.infolist():
-                    name = Path(one.filename).name
-                    data = pair[name].read_bytes() if name in pair else built.read(one)
-                    changed.writestr(one, data)
-    shutil.copymode(EXECUTABLE, target)
+    site_packages = target.with_name("site-packages")
+    shutil.copytree(SITE_PACKAGES, site_packages)
+    bundled = site_packages / "krunclient/bundled" / MACHINE
+    shutil.copyfile(libkrun, bundled / "libkrun.so")
+    shutil.copyfile(libkrunfw, bundled / "libkrunfw.so")
+    build.pack(site_packages, target)
