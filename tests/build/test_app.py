@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import image
+from target import MACHINE
 from tests.framework import images
 from tests.framework.guests import BUSYBOX
 from tests.framework.paths import SCRIPTS
@@ -149,7 +150,7 @@ def test_a_script_is_refused_with_what_to_do(make: Made, directory: Path, tmp_pa
     (tmp_path / "script").write_text("#!/bin/sh\n")
     result = make(tmp_path / "script")
     assert result.returncode == 1
-    assert "neither a whole program for x86_64 nor an OCI image" in result.stderr
+    assert f"neither a whole program for {MACHINE} nor an OCI image" in result.stderr
     assert not (directory / "bin/app").exists()
     result = make(tmp_path / "missing")
     assert (result.returncode, result.stderr) == (
@@ -372,7 +373,7 @@ def test_a_library_of_any_name_comes_along_and_one_that_was_there_is_told(
     assert make(program).returncode == 0
     command = ["unshare", "--map-root-user", f"--root={directory}", "/bin/app"]
     assert subprocess.run(command).returncode == 3
-    (directory / "lib/x86_64-linux-gnu/libc.so.6").write_text("own\n")
+    (directory / f"lib/{MACHINE}-linux-gnu/libc.so.6").write_text("own\n")
     result = make(program)
     assert result.returncode == 1
     assert "libc.so.6 is not from here, and was left: remove it first" in result.stderr

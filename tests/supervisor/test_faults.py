@@ -212,8 +212,8 @@ def test_more_than_the_host_has_is_told_and_what_it_has_is_not(
 ) -> None:
     launcher, arguments = prepared
     processors = len(os.sched_getaffinity(0))
-    fits = (f"--cpus={processors}", "--memory=64")
-    for asks in (fits, ("--cpus=255", "--memory=64"), ("--cpus=1", "--memory=1000000000")):
+    fits = (f"--cpus={processors}", "--memory=128")
+    for asks in (fits, ("--cpus=255", "--memory=128"), ("--cpus=1", "--memory=1000000000")):
         ended = launcher.run(*arguments, PORT, "--sandbox", sandbox, *asks)
         assert ended.status == fake_vmm.STATUS
         if asks is fits:

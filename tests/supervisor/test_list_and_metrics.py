@@ -80,7 +80,7 @@ def test_five_vms_are_shown_while_they_start_run_are_stopped_and_are_killed(star
 
 def test_what_is_shown_agrees_with_proc(start: Start, tmp_path: Path) -> None:
     port = PORTS[0]
-    run = start(SERVES, port, "--env=SECRET=hidden", "--memory=99")
+    run = start(SERVES, port, "--env=SECRET=hidden", "--memory=199")
     become({port: "ready"})
     vm = listed(KRUNCLIENT, PORTS)[port]
     processes = [Path(f"/proc/{run.pid}"), *children_of(run.pid)]

@@ -12,6 +12,7 @@ from krunclient.bindings.arch import AARCH64, ARCHITECTURES, X86_64, Architectur
 from krunclient.errors import HostError, RootPathError, UsageError
 from krunclient.host import facts, kvm
 from krunclient.options import MIN_MEMORY_MIB
+from target import ARCHITECTURE
 from tests.framework import recorder
 from tests.framework.roots import static_root
 from tests.framework.stages import LIBC, settings
@@ -50,7 +51,7 @@ def test_each_mistake_is_found_before_what_the_host_lacks(
 
     def probe(*words: str) -> facts.HostFacts:
         config = settings(*pair, *words, root=str(tmp_path / "root"))
-        return facts.probe(LIBC, X86_64, config)
+        return facts.probe(LIBC, ARCHITECTURE, config)
 
     monkeypatch.setattr(kvm, "check", no_kvm)
     with pytest.raises(UsageError, match="--volume can't be used"):

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from krunclient.bindings import libkrun
-from krunclient.bindings.arch import AARCH64, X86_64
+from krunclient.bindings.arch import ARCHITECTURES
 from krunclient.errors import HostError
 from krunclient.host import libraries
 from krunclient.model import Features
+from target import ARCHITECTURE, MACHINE, SITE_PACKAGES
 from tests.framework import recorder
-from tests.framework.paths import TOP
 from tests.framework.stages import LIBC
+
+(OTHER,) = (one for one in ARCHITECTURES.values() if one is not ARCHITECTURE)
 
 
 @pytest.fixture(scope="module")
@@ -39,60 +41,62 @@ def put(pair: tuple[Path, Path], directory: Path, libkrun: str, libkrunfw: str) 
 
 def test_without_any_it_is_said_where_they_were_looked_for(host: Path) -> None:
     with pytest.raises(HostError, match=f"{host}/lib: there is none, nor one bundled"):
-        libraries.find(None, None, X86_64)
+        libraries.find(None, None, ARCHITECTURE)
 
 
 def test_an_executable_for_another_architecture_says_which_to_take(
     host: Path, pair: tuple[Path, Path]
 ) -> None:
-    put(pair, host / "bundled/x86_64", "libkrun.so", "libkrunfw.so")
+    put(pair, host / "bundled" / MACHINE, "libkrun.so", "libkrunfw.so")
     with pytest.raises(HostError) as raised:
-        libraries.find(None, None, AARCH64)
-    assert "the bundled one is for x86_64; take the krunclient for aarch64" in str(raised.value)
-    assert libraries.find(None, None, X86_64).libkrun_origin == "bundled"
+        libraries.find(None, None, OTHER)
+    assert f"the bundled one is for {MACHINE}; take the krunclient for {OTHER.machine}" in str(
+        raised.value
+    )
+    assert libraries.find(None, None, ARCHITECTURE).libkrun_origin == "bundled"
 
 
 def test_the_bundled_pair_comes_before_the_systems(host: Path, pair: tuple[Path, Path]) -> None:
     put(pair, host / "lib", "libkrun.so.1", "libkrunfw.so.5")
-    found = libraries.find(None, None, X86_64)
+    found = libraries.find(None, None, ARCHITECTURE)
     assert (found.libkrun_origin, found.libkrunfw_origin) == ("system", "system")
     assert (found.libkrun, found.libkrunfw) == (
         f"{host}/lib/libkrun.so.1",
         f"{host}/lib/libkrunfw.so.5",
     )
-    put(pair, host / "bundled/x86_64", "libkrun.so", "libkrunfw.so")
-    found = libraries.find(None, None, X86_64)
+    put(pair, host / "bundled" / MACHINE, "libkrun.so", "libkrunfw.so")
+    found = libraries.find(None, None, ARCHITECTURE)
     assert (found.libkrun_origin, found.libkrunfw_origin) == ("bundled", "bundled")
-    assert found.libkrunfw == f"{host}/bundled/x86_64/libkrunfw.so"
+    assert found.libkrunfw == f"{host}/bundled/{MACHINE}/libkrunfw.so"
     # Each architecture has a pair of its own.
-    with pytest.raises(HostError, match="no library for aarch64"):
-        libraries.find(None, None, AARCH64)
+    with pytest.raises(HostError, match=f"no library for {OTHER.machine}"):
+        libraries.find(None, None, OTHER)
 
 
 def test_what_is_given_comes_before_all(host: Path, pair: tuple[Path, Path]) -> None:
-    put(pair, host / "bundled/x86_64", "libkrun.so", "libkrunfw.so")
-    found = libraries.find(str(pair[0]), str(pair[1]), X86_64)
+    put(pair, host / "bundled" / MACHINE, "libkrun.so", "libkrunfw.so")
+    found = libraries.find(str(pair[0]), str(pair[1]), ARCHITECTURE)
     assert (found.libkrun, found.libkrunfw) == (str(pair[0]), str(pair[1]))
     assert (found.libkrun_origin, found.libkrunfw_origin) == ("given", "given")
-    mixed = libraries.find(str(pair[0]), None, X86_64)
+    mixed = libraries.find(str(pair[0]), None, ARCHITECTURE)
     assert mixed.libkrunfw.startswith(str(host))
     assert (mixed.libkrun_origin, mixed.libkrunfw_origin) == ("given", "bundled")
-    mixed = libraries.find(None, str(pair[1]), X86_64)
+    mixed = libraries.find(None, str(pair[1]), ARCHITECTURE)
     assert mixed.libkrun.startswith(str(host))
     assert (mixed.libkrun_origin, mixed.libkrunfw_origin) == ("bundled", "given")
 
 
 def test_a_libkrunfw_is_looked_for_beside_its_libkrun(host: Path, pair: tuple[Path, Path]) -> None:
-    assert libraries.find(str(pair[0]), None, X86_64).libkrunfw == str(pair[1])
+    assert libraries.find(str(pair[0]), None, ARCHITECTURE).libkrunfw == str(pair[1])
     put(pair, host / "alone", "libkrun.so", "other")
     with pytest.raises(HostError, match=r"libkrunfw was not found: libkrunfw\.so\.5"):
-        libraries.find(f"{host}/alone/libkrun.so", None, X86_64)
+        libraries.find(f"{host}/alone/libkrun.so", None, ARCHITECTURE)
 
 
 @pytest.mark.parametrize("generation", recorder.GENERATIONS)
 def test_what_a_libkrun_can_do_is_read_without_loading_it(tmp_path: Path, generation: int) -> None:
     path, libkrunfw = recorder.build(tmp_path, generation)
-    read = libraries.read_features(str(path), X86_64)
+    read = libraries.read_features(str(path), ARCHITECTURE)
     loaded = libkrun.load(LIBC, str(path), str(libkrunfw))
     assert read == Features.of(loaded.has)
 
@@ -100,13 +104,13 @@ def test_what_a_libkrun_can_do_is_read_without_loading_it(tmp_path: Path, genera
 @pytest.mark.parametrize("generation", recorder.GENERATIONS)
 def test_which_init_a_libkrun_has_is_told_by_its_bytes(tmp_path: Path, generation: int) -> None:
     path, libkrunfw = recorder.build(tmp_path, generation)
-    init = libraries.find(str(path), str(libkrunfw), X86_64).init
+    init = libraries.find(str(path), str(libkrunfw), ARCHITECTURE).init
     # Not by krun_set_root, which upstream's newest have as well.
     assert init == ("C" if generation < 120 else "Rust")
 
 
 def test_the_bundled_libkruns_init_is_what_is_said_of_it() -> None:
-    bundled = TOP / "build/site-packages/krunclient/bundled/x86_64/libkrun.so"
+    bundled = SITE_PACKAGES / "krunclient/bundled" / MACHINE / "libkrun.so"
     assert libraries.read_init(str(bundled)) == libraries.BUNDLED_INIT
 
 
@@ -114,21 +118,21 @@ def test_a_libkrun_whose_init_cant_be_told_is_refused(tmp_path: Path) -> None:
     for init in ("another", "serde_json"):
         path, libkrunfw = recorder.build(tmp_path, recorder.NEWEST, "", f'-DINIT="{init}"')
         with pytest.raises(HostError, match="the init inside it is none that krunclient knows"):
-            libraries.find(str(path), str(libkrunfw), X86_64)
+            libraries.find(str(path), str(libkrunfw), ARCHITECTURE)
 
 
 def test_a_libkrun_that_cant_tell_the_apps_status_is_refused(tmp_path: Path) -> None:
     path, libkrunfw = recorder.build(tmp_path, recorder.TOO_OLD)
     with pytest.raises(HostError, match=r"use libkrun 1\.13 or later, or the bundled one"):
-        libraries.find(str(path), str(libkrunfw), X86_64)
+        libraries.find(str(path), str(libkrunfw), ARCHITECTURE)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x7fELF\x02\x01"])
 def test_what_is_no_library_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "libkrun.so"
     path.write_bytes(content)
-    with pytest.raises(HostError, match="no library for x86_64"):
-        libraries.find(str(path), None, X86_64)
+    with pytest.raises(HostError, match=f"no library for {MACHINE}"):
+        libraries.find(str(path), None, ARCHITECTURE)
 
 
 def test_a_path_that_is_no_file_is_refused_unopened(tmp_path: Path) -> None:
@@ -136,6 +140,6 @@ def test_a_path_that_is_no_file_is_refused_unopened(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "fifo", tmp_path / "missing"):
         why = "there is no such file" if path.name == "missing" else "it is no regular file"
         with pytest.raises(HostError, match=why):
-            libraries.find(str(path), None, X86_64)
+            libraries.find(str(path), None, ARCHITECTURE)
         with pytest.raises(HostError, match=why):
-            libraries.find(None, str(path), X86_64)
+            libraries.find(None, str(path), ARCHITECTURE)

@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 from krunclient.bindings.arch import ARCHITECTURES
 from krunclient.errors import LaunchError, RootPathError
 from krunclient.host import program
+from target import ARCHITECTURE, MACHINE
 from tests.framework.elf import elf
 from tests.framework.stages import LIBC
+
+(OTHER,) = (one for one in ARCHITECTURES.values() if one is not ARCHITECTURE)
+NOT_FOR_IT = f"not for the architecture {MACHINE}"
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def put(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def check(root: Path, *paths: str, machine: str = "x86_64") -> str:
+def check(root: Path, *paths: str, machine: str = MACHINE) -> str:
     return program.find(LIBC, str(root), paths or ("/bin/app",), ARCHITECTURES[machine])
 
 
@@ -47,9 +51,9 @@ def test_a_program_with_all_that_it_names_is_taken(
 @pytest.mark.parametrize(
     ("content", "mode", "why"),
     [
-        (elf(machine=183), 0o755, "not for the architecture x86_64"),
-        (elf(bits=1), 0o755, "not for the architecture x86_64"),
-        (elf(order=2), 0o755, "not for the architecture x86_64"),
+        (elf(machine=OTHER.elf_machine), 0o755, NOT_FOR_IT),
+        (elf(bits=1), 0o755, NOT_FOR_IT),
+        (elf(order=2), 0o755, NOT_FOR_IT),
         (elf(), 0o644, "not executable"),
         (elf(interpreter="/lib/ld.so"), 0o755, "interpreter /lib/ld.so does not exist"),
         (b"#!/bin/sh\n", 0o755, "interpreter /bin/sh does not exist"),
@@ -73,8 +77,8 @@ def test_a_program_that_the_guest_cant_execute_is_refused(
 
 
 def test_the_other_architecture_takes_its_own(tmp_path: Path, put: Callable[..., Path]) -> None:
-    put("/bin/app", elf(machine=183))
-    check(tmp_path, machine="aarch64")
+    put("/bin/app", elf(machine=OTHER.elf_machine))
+    check(tmp_path, machine=OTHER.machine)
 
 
 def test_links_are_followed_inside_the_root_alone(tmp_path: Path, put: Callable[..., Path]) -> None:
