@@ -19,7 +19,7 @@ from target import TOP
 PACKAGES = (
     *("bash", "busybox-static", "coreutils", "findutils", "grep", "hostname", "iproute2", "kmod"),
     *("libc-bin", "mount", "procps", "python3", "sed", "util-linux"),
-    *("gcc", "libc6-dev"),  # some tests compile what they take over
+    *("gcc", "libc6-dev", "python3-hypothesis"),  # which some tests use
 )
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n",

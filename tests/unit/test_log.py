@@ -68,7 +68,7 @@ def test_an_error_as_json_is_one_object_with_its_parts() -> None:
     }
 
 
-@given(st.text(st.characters(codec="utf-8")))
+@given(st.text())
 def test_no_text_breaks_out_of_its_line(text: str) -> None:
     line = one_line(text)
     assert len(line.splitlines()) <= 1
