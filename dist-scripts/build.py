@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -61,8 +62,9 @@ LIBRARIES = {
 }
 FIRST_STAGE = TOP / "krunclient/zipapp"
 
-# A first start unpacks a large file by parts, on each processor one.
+# A first start unpacks a large file by parts, on each processor one. A byte says which.
 PART_BYTES = 2**19
+MAX_FILES = 256
 
 # What runs in the guest: a program of its own, without a C library.
 GUEST_PROGRAMS = TOP / "krunclient/guest"
@@ -188,20 +190,27 @@ def pack(site_packages: Path, output: Path) -> None:
     first_stage = {path.name: path.read_bytes() for path in sorted(FIRST_STAGE.glob("*.py"))}
     build_id = identity(environment.build_id, first_stage.values())
     with zipfile.ZipFile(temporary, "a", compression=zipfile.ZIP_DEFLATED) as archive:
-        files = (one for one in archive.infolist() if one.filename.startswith("site-packages/"))
-        contents = "".join(f"{one.CRC:08x} {one.filename}\n" for one in files)
+        end = max(one.header_offset for one in archive.infolist())
         for name, source in first_stage.items():
             add(archive, name, source, built_at)
         add(archive, "build-id", build_id.encode(), built_at)
-        add(archive, "contents", contents.encode(), built_at)
-    put_head(temporary, build_id)
+        add(archive, "contents", contents(archive.infolist()).encode(), built_at)
+    put_head(temporary, build_id, end)
     temporary.rename(output)
+
+
+def contents(packed: Iterable[zipfile.ZipInfo]) -> str:
+    """What a first start extracts, for `unpack`."""
+    files = [one for one in packed if one.filename.startswith(("site-packages/", "loader.py"))]
+    assert len(files) <= MAX_FILES
+    return "".join(f"{one.CRC:08x} {one.filename}\n" for one in files)
 
 
 def copy_in_parts(source: str, target: str) -> None:
     """For copytree. The name of a part ends with its place in the file: NAME@OFFSET. Where there is
     none, the file has a hole.
     """
+    assert "@" not in Path(source).name
     data = Path(source).read_bytes()
     if len(data) <= PART_BYTES:
         Path(target).write_bytes(data)
@@ -217,16 +226,20 @@ def identity(packed: str, first_stage: Iterable[bytes]) -> str:
     return hashlib.sha256(packed.encode() + b"".join(first_stage)).hexdigest()[:16]
 
 
-def put_head(archive: Path, build_id: str) -> None:
-    """Put the shell's line and the first stage in the place of shiv's interpreter line."""
+def put_head(archive: Path, build_id: str, end: int) -> None:
+    """Put the shell's line and the first stage in the place of shiv's interpreter line. What is
+    read without a checksum of its own begins not before `end`.
+    """
+    whole = archive.read_bytes()
     # Closed first: where 0, 1 or 2 was closed, it has taken that number.
     call = "\nf.close()\ndel sys.argv[0]\nparent = int(sys.argv.pop(0))\n"
-    call += f'start(sys.argv[0], "{build_id}", parent)\n'
+    checked = f"{len(whole) - end}, {zlib.crc32(whole[end:])}"
+    call += f'start(sys.argv[0], "{build_id}", parent, {checked})\n'
     source = ast.unparse(ast.parse(lean((FIRST_STAGE / "start.py").read_bytes())))
     first_stage = (source + call).encode()
     offset = len(HEAD.format(offset=0, size=len(first_stage)))
     head = HEAD.format(offset=offset, size=len(first_stage))
-    _, _, content = archive.read_bytes().partition(b"\n")
+    _, _, content = whole.partition(b"\n")
     archive.write_bytes(head.encode() + first_stage + content)
 
 

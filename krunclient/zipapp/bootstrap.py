@@ -11,6 +11,7 @@ import _signal  # built in; `signal` is not, and brings in `enum`
 import os
 import sys
 
+import loader
 import start
 
 TYPE_CHECKING = False
@@ -33,7 +34,7 @@ def main() -> None:
 def load(archive: str, name: str) -> "Callable[[int | None], None]":
     """What starts a launch, from the best copy that there is or can be made."""
     if sys.version_info < OLDEST_PYTHON:
-        start.fail(
+        loader.fail(
             "Python is too old",
             sys.executable,
             "it is %d.%d" % sys.version_info[:2],
@@ -98,4 +99,4 @@ def _extract(archive: str, name: str, directories: "list[str]") -> str:
         return extract.into_first_writable(directories, archive, name)
     except extract.ExtractionError as error:
         what, thing, why, remedy = error.args
-        start.fail(what, thing, why, remedy, 69)
+        loader.fail(what, thing, why, remedy, 69)

@@ -103,9 +103,16 @@ def into_first_writable(directories: Iterable[str], archive: str, name: str) -> 
             if bootstrap.is_trusted(directory):
                 return _extract_once(directory, archive, name)
             failures.append(f"{directory}: others could change it, or it is mounted noexec")
-        except (zlib.error, EOFError, ImportError) as error:
+        except (zlib.error, EOFError, ImportError, ValueError) as error:
             raise ExtractionError(
                 "the executable is damaged", archive, str(error), "install it again"
+            ) from None
+        except MemoryError:
+            raise ExtractionError(
+                "krunclient can't be extracted",
+                archive,
+                "not enough memory",
+                "see which limit has been reached",
             ) from None
         except OSError as error:
             failures.append(f"{directory}: {error.strerror or error}")
@@ -159,18 +166,19 @@ def _state(path: str) -> tuple[int, int]:
 
 def _make(target: str) -> None:
     """All files, and the bytecode of all sources in two: what a launch needs, and the rest. Raises
-    as `unpack`.
+    as `unpack.contents` does.
     """
     new = f"{target}.tmp"
     os.mkdir(new, 0o700)
     parts = unpack.contents()
+    crc_of_first = parts.pop("loader.py")
     sources = {name: parts.pop(name) for name in list(parts) if name.endswith(".py")}
     files, codes = unpack.unpack(parts, new, lambda: _compile(sources, target))
     packages = [_module(name) for name in sources if name.endswith("/__init__.py")]
     launch = {name: codes.pop(name) for name in LAUNCH}
     _write(f"{new}/{loader.LATER}", codes)
     states = {name: _state(f"{new}/{name}") for name in files if not name.endswith(TEXTS)}
-    first = _compiled(unpack.read("loader.py"), "loader.py")
+    first = _compiled(unpack.read("loader.py", crc_of_first), "loader.py")
     _write(f"{new}/{start.CODE}", (first, (states, launch, packages)))
     os.rename(new, target)
 

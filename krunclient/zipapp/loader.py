@@ -21,7 +21,6 @@ def prepare(
     target: str,
     content: "tuple[Files, Codes, Sequence[str]]",
     read: "Callable[[str], Any]",
-    fail: "Callable[[str, str, str, str, int], NoReturn]",
 ) -> "Callable[[int | None], None]":
     """Look whether the rest of the copy in `target` is whole, and have imports find its code.
 
@@ -36,9 +35,17 @@ def prepare(
     for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM):
         if _signal.getsignal(number) == _signal.SIG_IGN:
             _signal.signal(number, _signal.SIG_DFL)
-    importer = Importer(target, codes, packages, read, fail)
+    importer = Importer(target, codes, packages, read)
     sys.meta_path.insert(0, importer)
     return importer.launch
+
+
+def fail(what: str, thing: str, why: str, remedy: str, status: int) -> "NoReturn":
+    line = f"krunclient: error: {what}: {thing}: {why}; {remedy}\n"
+    try:
+        os.write(2, line.encode("utf-8", "backslashreplace"))
+    finally:
+        os._exit(status)
 
 
 class Importer:
@@ -50,13 +57,11 @@ class Importer:
         codes: "Codes",
         packages: "Sequence[str]",
         read: "Callable[[str], Any]",
-        fail: "Callable[[str, str, str, str, int], NoReturn]",
     ) -> None:
         self._target = target
         self._codes = codes
         self._packages = packages
         self._read = read
-        self._fail = fail
 
     def launch(self, parent: "int | None") -> None:
         """Load what a launch needs, and go on into it."""
@@ -66,7 +71,7 @@ class Importer:
         except (OSError, ImportError, MemoryError) as error:
             why = str(error) or "not enough memory"
             remedy = "see which limit has been reached"
-            self._fail("krunclient can't be loaded", self._target, why, remedy, 70)
+            fail("krunclient can't be loaded", self._target, why, remedy, 70)
         sys.modules["krunclient.__main__"].main(parent)
 
     def find_spec(self, name: str, path: object = None, module: object = None) -> "Any":

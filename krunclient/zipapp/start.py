@@ -21,13 +21,17 @@ import zlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any
 
 CODE = "code"  # the file of what a launch imports
 
 
-def start(archive: str, build_id: str, parent: "int | None" = None) -> None:
-    """`parent` is the process that started this one, if the first line told it."""
+def start(
+    archive: str, build_id: str, parent: "int | None" = None, size: int = 0, crc: int = 0
+) -> None:
+    """`parent` is the process that started this one, if the first line told it. The rest are the
+    size of the archive's end and its CRC-32: zipimport, which reads that, looks at no checksum.
+    """
     name = "%s-%s" % (build_id, sys.implementation.cache_tag)
     place = os.environ.get("XDG_CACHE_HOME", "")
     rest = "/krunclient"
@@ -42,18 +46,19 @@ def start(archive: str, build_id: str, parent: "int | None" = None) -> None:
         # Only few starts pay for the imports of this.
         sys.path.insert(0, archive)
         try:
+            with open(archive, "rb", 0) as file:
+                file.seek(-size, 2)
+                if zlib.crc32(file.read()) != crc:
+                    raise ValueError
             import bootstrap
-        except ImportError:
-            fail("the executable is damaged", archive, "it is no zip file", "install it again", 69)
+        except (OSError, ValueError, ImportError):
+            why = "its end is not what it was; install it again"
+            line = "krunclient: error: the executable is damaged: %s: %s\n" % (archive, why)
+            os.write(2, os.fsencode(line))
+            os._exit(69)
         launch = bootstrap.load(archive, name)
         del sys.path[0]
     launch(parent)
-
-
-def fail(what: str, thing: str, why: str, remedy: str, status: int) -> "NoReturn":
-    line = "krunclient: error: %s: %s: %s; %s\n" % (what, thing, why, remedy)
-    os.write(2, line.encode("utf-8", "backslashreplace"))
-    os._exit(status)
 
 
 def is_trusted(directory: str) -> bool:
@@ -100,7 +105,7 @@ def load(target: str) -> "Callable[[int | None], None]":
     namespace = {}  # type: dict[str, Any]
     exec(loader, namespace)
     prepare = namespace["prepare"]
-    return prepare(target, content, read, fail)  # type: ignore[no-any-return]
+    return prepare(target, content, read)  # type: ignore[no-any-return]
 
 
 def read(path: str) -> "Any":

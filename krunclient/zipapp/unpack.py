@@ -19,14 +19,16 @@ MOST_HELPERS = 3  # each has a part in memory
 
 
 def contents() -> dict[str, int]:
-    """The names of what is to be extracted, and the CRC-32 of each. Raises as `read`."""
+    """The names of what is to be extracted, and the CRC-32 of each. Raises OSError, ValueError, and
+    as `read` does.
+    """
     lines = (line.split(" ", 1) for line in read("contents").decode().splitlines())
     return {name: int(crc, 16) for crc, name in lines}
 
 
 def read(name: str, crc: int | None = None) -> bytes:
-    """What is in the archive. Raises OSError; where it is damaged, zlib.error, EOFError or
-    ImportError (zipimport's).
+    """What is in the archive. Raises OSError where it can't be read, and zlib.error, EOFError or
+    zipimport's ImportError where it is damaged.
     """
     data: bytes = __loader__.get_data(name)  # type: ignore[name-defined]
     if crc is not None and zlib.crc32(data) != crc:
@@ -37,8 +39,8 @@ def read(name: str, crc: int | None = None) -> bytes:
 def unpack(
     parts: Mapping[str, int], directory: str, meanwhile: Callable[[], Result]
 ) -> tuple[set[str], Result]:
-    """Unpack into a directory, and return the names of the files, and what `meanwhile` does: other
-    processes begin, while this one does that. Raises as `read`.
+    """Unpack into a directory. Returns the names of the files, and what `meanwhile` returns, which
+    this process calls while others unpack. Raises as `read` does.
     """
     files = {name.partition("@")[0] for name in parts}
     for file in files:
@@ -57,7 +59,11 @@ def unpack(
             _unpack(name, parts[name], directory)
             os.write(report, taken)
 
-    helpers = _fork(take_parts)
+    def help_out() -> None:
+        os.close(reports)  # so that a report to nobody fails: without this process there is no use
+        take_parts()
+
+    helpers = _fork(help_out)
     try:
         result = meanwhile()
         take_parts()

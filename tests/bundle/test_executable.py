@@ -153,6 +153,30 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
+def test_no_bit_of_what_a_first_start_reads_can_change_unnoticed(
+    launcher: Launcher, cache: Path
+) -> None:
+    """And the executable that is whole starts on the same cache afterwards."""
+    whole = EXECUTABLE.read_bytes()
+    with zipfile.ZipFile(EXECUTABLE) as archive:
+        found = {one.filename: one.header_offset for one in archive.infolist()}
+        directory = archive.start_dir
+    read_first = [found[f"{name}.py"] for name in ("bootstrap", "extract", "loader", "unpack")]
+    executable = cache / "damaged"
+    damaged = replace(launcher, command=[executable])
+    for position in (*read_first, found["contents"], directory, len(whole) - 60):
+        # In the local header's name, in the data, and in between.
+        for further in (32, 55, 100):
+            content = bytearray(whole)
+            content[min(position + further, len(whole) - 1)] ^= 2
+            executable.write_bytes(content)
+            executable.chmod(0o755)
+            ended = damaged.run("--version")
+            assert (ended.status, ended.stdout, ended.stderr.count(b"\n")) == (69, b"", 1)
+            assert "the executable is damaged" in ended.error
+    runs(launcher)
+
+
 def test_a_stream_that_is_closed_at_the_start_is_not_the_executable(launcher: Launcher) -> None:
     runs(launcher)
     closed = replace(launcher, command=["sh", "-c", '"$@" >&-', "sh", *launcher.command])
@@ -306,7 +330,7 @@ def test_stops_that_were_ignored_at_the_start_are_heard_before_anything_is_impor
     program = """
 import os, signal, sys
 import loader
-loader.prepare("", ({}, {}, []), None, None)
+loader.prepare("", ({}, {}, []), None)
 os._exit(sum(signal.getsignal(number) == signal.SIG_DFL for number in (1, 2, 3, 15)))
 """
     environment = {"PYTHONPATH": str(FIRST_STAGE)}
@@ -324,9 +348,9 @@ os._exit(sum(signal.getsignal(number) == signal.SIG_DFL for number in (1, 2, 3, 
 )
 def test_code_that_a_limit_keeps_from_being_loaded_is_told_in_a_line(error: str, why: str) -> None:
     program = f"""
-import loader, start
+import loader
 code = compile("raise {error}", "", "exec")
-loader.prepare("/copy", ({{}}, {{"krunclient": code}}, ["krunclient"]), None, start.fail)(None)
+loader.prepare("/copy", ({{}}, {{"krunclient": code}}, ["krunclient"]), None)(None)
 """
     environment = {"PYTHONPATH": str(FIRST_STAGE)}
     ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -125,3 +126,22 @@ unpack.unpack = failing
     ended = unpacked(parts, tmp_path, before=meanwhile)
     assert ended.returncode == 1
     assert "ValueError: of this process" in ended.stderr
+
+
+def test_helpers_end_with_the_process_that_they_help(tmp_path: Path) -> None:
+    """Else whoever waits for the end of its output would wait for them."""
+    parts = parts_of(CONTENT, tmp_path)
+    before = """
+import time
+def slow(name):
+    if os.getpid() == itself:
+        os.kill(itself, signal.SIGKILL)
+    time.sleep(2)
+    with open(name, "rb") as file:
+        return file.read()
+Loader.get_data = lambda self, name: slow(name)
+"""
+    began = time.monotonic()
+    assert unpacked(parts, tmp_path, before=before).returncode == -9
+    # Each of two is at one part, and two are left.
+    assert time.monotonic() - began < 3.5
