@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,6 +92,7 @@ def _gather(parts: Iterator[Results]) -> Results:
 
 def _start_up(bench: Bench, extent: Extent) -> Iterator[Results]:
     yield {
+        "processors": len(os.sched_getaffinity(0)),
         "executable, MiB": EXECUTABLE.stat().st_size / 2**20,
         "root file system, MiB": _size(ROOTFS) / 2**20,
     }
