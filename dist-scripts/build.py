@@ -200,10 +200,16 @@ def pack(site_packages: Path, output: Path) -> None:
 
 
 def contents(packed: Iterable[zipfile.ZipInfo]) -> str:
-    """What a first start extracts, for `unpack`."""
-    files = [one for one in packed if one.filename.startswith(("site-packages/", "loader.py"))]
-    assert len(files) <= MAX_FILES
-    return "".join(f"{one.CRC:08x} {one.filename}\n" for one in files)
+    """What a first start reads, a line each, as `unpack` has it."""
+    lines = []
+    for one in packed:
+        if one.filename.startswith(("site-packages/", "loader.py")):
+            assert one.compress_type == zipfile.ZIP_DEFLATED
+            place = one.header_offset + len(one.FileHeader())
+            numbers = f"{one.CRC:08x} {place} {one.compress_size} {one.file_size}"
+            lines.append(f"{numbers} {one.filename}\n")
+    assert len(lines) <= MAX_FILES
+    return "".join(lines)
 
 
 def copy_in_parts(source: str, target: str) -> None:

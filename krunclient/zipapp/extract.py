@@ -18,7 +18,7 @@ import unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from types import CodeType
     from typing import IO, Any
 
@@ -144,7 +144,7 @@ def _extract_once(directory: str, archive: str, name: str) -> str:
             _remove(target)
             _remove(f"{target}.tmp")
             try:
-                _make(target)
+                _make(target, archive)
             finally:
                 _remove(f"{target}.tmp")
     return target
@@ -164,30 +164,33 @@ def _state(path: str) -> tuple[int, int]:
     return found.st_size, found.st_ctime_ns
 
 
-def _make(target: str) -> None:
+def _make(target: str, path: str) -> None:
     """All files, and the bytecode of all sources in two: what a launch needs, and the rest. Raises
-    as `unpack.contents` does.
+    as `unpack.Archive` does.
     """
     new = f"{target}.tmp"
     os.mkdir(new, 0o700)
-    parts = unpack.contents()
-    crc_of_first = parts.pop("loader.py")
-    sources = {name: parts.pop(name) for name in list(parts) if name.endswith(".py")}
-    files, codes = unpack.unpack(parts, new, lambda: _compile(sources, target))
+    archive = unpack.Archive(path)
+    try:
+        names = [name for name in archive.names if name.startswith(TOP)]
+        sources = [name for name in names if name.endswith(".py")]
+        parts = [name for name in names if not name.endswith(".py")]
+
+        def compiled() -> dict[str, CodeType]:
+            return {
+                _module(name): _compiled(archive.read(name), f"{target}/{name}") for name in sources
+            }
+
+        files, codes = unpack.unpack(archive, parts, new, compiled)
+        first = _compiled(archive.read("loader.py"), "loader.py")
+    finally:
+        archive.close()
     packages = [_module(name) for name in sources if name.endswith("/__init__.py")]
     launch = {name: codes.pop(name) for name in LAUNCH}
     _write(f"{new}/{loader.LATER}", codes)
     states = {name: _state(f"{new}/{name}") for name in files if not name.endswith(TEXTS)}
-    first = _compiled(unpack.read("loader.py", crc_of_first), "loader.py")
     _write(f"{new}/{start.CODE}", (first, (states, launch, packages)))
     os.rename(new, target)
-
-
-def _compile(sources: Mapping[str, int], target: str) -> dict[str, CodeType]:
-    return {
-        _module(name): _compiled(unpack.read(name, crc), f"{target}/{name}")
-        for name, crc in sources.items()
-    }
 
 
 def _module(name: str) -> str:
