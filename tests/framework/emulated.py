@@ -107,7 +107,9 @@ def _merged(packages: Sequence[Path]) -> Path:
     if not target.is_dir():
         temporary = Path(tempfile.mkdtemp(dir=target.parent))
         for package in packages:
-            shutil.copytree(package, temporary, copy_function=os.link, dirs_exist_ok=True)
+            shutil.copytree(
+                package, temporary, symlinks=True, copy_function=os.link, dirs_exist_ok=True
+            )
         (image,) = temporary.glob("usr/lib/modules/*/vmlinuz")
         (temporary / "boot").mkdir(exist_ok=True)
         image.rename(temporary / "boot" / f"vmlinuz-{image.parent.name}")

@@ -52,7 +52,9 @@ def prepare(machine: str, kernel: Path) -> Path:
 def _make(root: Path, machine: str, kernel: Path) -> None:
     debian.unpack_all(PACKAGES, root, machine)
     (modules,) = kernel.parent.parent.glob("**/lib/modules/*")
-    shutil.copytree(modules, root / "lib/modules" / modules.name, copy_function=os.link)
+    shutil.copytree(
+        modules, root / "lib/modules" / modules.name, symlinks=True, copy_function=os.link
+    )
     depmod = shutil.which("depmod", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     subprocess.run([depmod or "depmod", "-b", root, modules.name], check=True)
     for name in MERGED:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.framework.launch import Launcher, Server, block_stops, ignore_stops
-from tests.framework.processes import is_gone_within
+from tests.framework.processes import children_of, holds, is_gone_within
 from tests.framework.roots import (
     GRACEFUL_APP,
     GRACEFUL_HTTPD,
@@ -23,6 +23,7 @@ from tests.framework.roots import (
     caddy_root,
     write_app,
 )
+from tests.framework.seen import wait_until
 
 NewRoot = Callable[..., Path]
 Preexec = Callable[[], None] | None
@@ -124,7 +125,8 @@ def test_a_stop_while_the_guest_boots_ends_it_at_once(
     launcher: Launcher, new_root: NewRoot, port: int, slowness: float
 ) -> None:
     process = launcher.start(new_root(STUBBORN), str(port))
-    time.sleep(2)
+    # The guest's processor is there, and its kernel has only begun.
+    wait_until(lambda: any(holds(vmm, "kvm-vcpu:0") for vmm in children_of(process.pid)))
     ended = Server(process, port).stop(signal.SIGTERM)
     assert (ended.status, ended.stderr) == (128 + signal.SIGTERM, b"")
     assert ended.seconds < max(1, AT_ONCE_BY_SLOWNESS * slowness)
