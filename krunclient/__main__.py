@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
@@ -99,16 +98,6 @@ def _print(text: str) -> int:
     )
 
 
-def _open_standard_descriptors() -> None:
-    """A descriptor of 0 to 2 that is closed would be taken by the next open."""
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError as error:
-            if error.errno == errno.EBADF:
-                os.open(os.devnull, os.O_RDWR)  # which takes that number
-
-
 def _start_again_without(variables: tuple[bytes, ...]) -> None:
     """The dynamic loader has read them for good: only a new process is free of them.
 
@@ -126,7 +115,6 @@ def main(parent: int | None = None) -> None:
     """`parent` is the process that started this one, if the first stage knows; it may be gone."""
     argv = [os.fsencode(word) for word in sys.argv[1:]]
     try:
-        _open_standard_descriptors()
         _start_again_without(LOADER_VARIABLES)
     except OSError as error:
         failure = unexpected(error)

@@ -40,6 +40,17 @@ def prepare(
     return importer.launch
 
 
+def open_standard_descriptors() -> None:
+    """A descriptor of 0 to 2 that is closed would be taken by the next open, and some are for good:
+    libffi (3.5) keeps a file open from the import of ctypes on. Raises OSError.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes that number
+
+
 def fail(what: str, thing: str, why: str, remedy: str, status: int) -> "NoReturn":
     line = f"krunclient: error: {what}: {thing}: {why}; {remedy}\n"
     try:
@@ -66,6 +77,7 @@ class Importer:
     def launch(self, parent: "int | None") -> None:
         """Load what a launch needs, and go on into it."""
         try:
+            open_standard_descriptors()
             for name in list(self._codes):
                 self.load(name)
         except (OSError, ImportError, MemoryError) as error:

@@ -184,6 +184,17 @@ def test_a_stream_that_is_closed_at_the_start_is_not_the_executable(launcher: La
     assert (ended.stdout, ended.stderr, ended.status) == (b"", b"", 0)
 
 
+def test_closed_streams_are_open_again_before_anything_is_imported() -> None:
+    """What libffi opens and keeps, from the import of ctypes on, would be one of them."""
+    program = """
+import loader
+code = compile("import os; [os.fstat(number) for number in range(3)]; os._exit(4)", "", "exec")
+loader.prepare("/copy", ({}, {"krunclient": code}, ["krunclient"]), None)(None)
+"""
+    command = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    assert subprocess.run(command, env={"PYTHONPATH": str(FIRST_STAGE)}).returncode == 4
+
+
 def test_no_byte_of_the_code_can_change_unnoticed(launcher: Launcher, cache: Path) -> None:
     runs(launcher)
     code = extracted(cache) / "code"
