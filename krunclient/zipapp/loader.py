@@ -1,6 +1,7 @@
 """The first code of a copy, which `start` runs: what imports find, and the way into krunclient."""
 
 import _signal  # built in; `signal` is not, and brings in `enum`
+import errno
 import os
 import sys
 
@@ -47,8 +48,9 @@ def open_standard_descriptors() -> None:
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which takes that number
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                os.open(os.devnull, os.O_RDWR)  # which takes that number
 
 
 def fail(what: str, thing: str, why: str, remedy: str, status: int) -> "NoReturn":
