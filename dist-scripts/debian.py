@@ -110,6 +110,11 @@ def dependencies(package: str, pattern: str, suite: str, machine: str) -> list[s
     return re.findall(rf"Depends: ({pattern})$", listing, re.MULTILINE)
 
 
+def search_path() -> str:
+    """PATH with the programs of administration, which a user's own does not have in Debian."""
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
 def require(*purposes: str) -> None:
     """Install what is missing for these, keys of NEEDED: as root, or by sudo where that is there.
 
@@ -117,7 +122,7 @@ def require(*purposes: str) -> None:
     """
     for purpose in set(purposes) - set(NEEDED):
         sys.exit(f"this machine can't have what {purpose} needs")
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    path = search_path()
     missing = sorted(
         package
         for purpose in purposes

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -107,9 +106,7 @@ def _merged(packages: Sequence[Path]) -> Path:
     if not target.is_dir():
         temporary = Path(tempfile.mkdtemp(dir=target.parent))
         for package in packages:
-            shutil.copytree(
-                package, temporary, symlinks=True, copy_function=os.link, dirs_exist_ok=True
-            )
+            userland.link_tree(package, temporary)
         (image,) = temporary.glob("usr/lib/modules/*/vmlinuz")
         (temporary / "boot").mkdir(exist_ok=True)
         image.rename(temporary / "boot" / f"vmlinuz-{image.parent.name}")
@@ -241,7 +238,7 @@ class Host:
         vng += ["--rodir", f"{SHARED}/checkout={links}/checkout"]
         vng += ["--rwdir", f"{SHARED}/host={links}/host"]
         vng += ["--exec", f"sh {SHARED}/host/start.sh"]
-        search = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
+        search = f"{Path(sys.executable).parent}:{debian.search_path()}"
         with (self.directory / "console.log").open("wb") as console:
             # virtme-ng wants pipes, and an end of input would end the host.
             process = subprocess.Popen(

@@ -12,8 +12,10 @@ from krunclient.config import Config
 from krunclient.host.facts import HostFacts, find_architecture
 from krunclient.model import BOUNDED, Features, LibraryPair
 from krunclient.plan import Plan
+from target import ARCHITECTURE
 
 LIBC = libc.load(find_architecture())
+(OTHER_ARCHITECTURE,) = (one for one in ARCHITECTURES.values() if one is not ARCHITECTURE)
 NO_LIMITS = dict.fromkeys(BOUNDED, 2**64 - 1)  # RLIM_INFINITY
 ROOT, PORT = "/srv/app", 30000
 

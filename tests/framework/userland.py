@@ -49,14 +49,17 @@ def prepare(machine: str, kernel: Path) -> Path:
     return root
 
 
+def link_tree(source: Path, target: Path) -> None:
+    """Lay a tree over another: links stay as they are, all else is linked and not copied."""
+    shutil.copytree(source, target, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
+
+
 def _make(root: Path, machine: str, kernel: Path) -> None:
     debian.unpack_all(PACKAGES, root, machine)
     (modules,) = kernel.parent.parent.glob("**/lib/modules/*")
-    shutil.copytree(
-        modules, root / "lib/modules" / modules.name, symlinks=True, copy_function=os.link
-    )
-    depmod = shutil.which("depmod", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    subprocess.run([depmod or "depmod", "-b", root, modules.name], check=True)
+    link_tree(modules, root / "lib/modules" / modules.name)
+    depmod = shutil.which("depmod", path=debian.search_path()) or "depmod"
+    subprocess.run([depmod, "-b", root, modules.name], check=True)
     for name in MERGED:
         if (root / name).is_dir() and not (root / name).is_symlink():
             shutil.copytree(root / name, root / "usr" / name, symlinks=True, dirs_exist_ok=True)

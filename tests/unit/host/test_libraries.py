@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 
 from krunclient.bindings import libkrun
-from krunclient.bindings.arch import ARCHITECTURES
 from krunclient.errors import HostError
 from krunclient.host import libraries
 from krunclient.model import Features
 from target import ARCHITECTURE, MACHINE, SITE_PACKAGES
 from tests.framework import recorder
-from tests.framework.stages import LIBC
-
-(OTHER,) = (one for one in ARCHITECTURES.values() if one is not ARCHITECTURE)
+from tests.framework.stages import LIBC, OTHER_ARCHITECTURE
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +46,9 @@ def test_an_executable_for_another_architecture_says_which_to_take(
 ) -> None:
     put(pair, host / "bundled" / MACHINE, "libkrun.so", "libkrunfw.so")
     with pytest.raises(HostError) as raised:
-        libraries.find(None, None, OTHER)
-    assert f"the bundled one is for {MACHINE}; take the krunclient for {OTHER.machine}" in str(
-        raised.value
-    )
+        libraries.find(None, None, OTHER_ARCHITECTURE)
+    advice = f"take the krunclient for {OTHER_ARCHITECTURE.machine}"
+    assert f"the bundled one is for {MACHINE}; {advice}" in str(raised.value)
     assert libraries.find(None, None, ARCHITECTURE).libkrun_origin == "bundled"
 
 
@@ -69,8 +65,8 @@ def test_the_bundled_pair_comes_before_the_systems(host: Path, pair: tuple[Path,
     assert (found.libkrun_origin, found.libkrunfw_origin) == ("bundled", "bundled")
     assert found.libkrunfw == f"{host}/bundled/{MACHINE}/libkrunfw.so"
     # Each architecture has a pair of its own.
-    with pytest.raises(HostError, match=f"no library for {OTHER.machine}"):
-        libraries.find(None, None, OTHER)
+    with pytest.raises(HostError, match=f"no library for {OTHER_ARCHITECTURE.machine}"):
+        libraries.find(None, None, OTHER_ARCHITECTURE)
 
 
 def test_what_is_given_comes_before_all(host: Path, pair: tuple[Path, Path]) -> None:

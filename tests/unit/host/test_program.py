@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from krunclient.bindings.arch import ARCHITECTURES
 from krunclient.errors import LaunchError, RootPathError
 from krunclient.host import program
-from target import ARCHITECTURE, MACHINE
+from target import MACHINE
 from tests.framework.elf import elf
-from tests.framework.stages import LIBC
+from tests.framework.stages import LIBC, OTHER_ARCHITECTURE
 
-(OTHER,) = (one for one in ARCHITECTURES.values() if one is not ARCHITECTURE)
 NOT_FOR_IT = f"not for the architecture {MACHINE}"
 
 
@@ -51,7 +50,7 @@ def test_a_program_with_all_that_it_names_is_taken(
 @pytest.mark.parametrize(
     ("content", "mode", "why"),
     [
-        (elf(machine=OTHER.elf_machine), 0o755, NOT_FOR_IT),
+        (elf(machine=OTHER_ARCHITECTURE.elf_machine), 0o755, NOT_FOR_IT),
         (elf(bits=1), 0o755, NOT_FOR_IT),
         (elf(order=2), 0o755, NOT_FOR_IT),
         (elf(), 0o644, "not executable"),
@@ -77,8 +76,8 @@ def test_a_program_that_the_guest_cant_execute_is_refused(
 
 
 def test_the_other_architecture_takes_its_own(tmp_path: Path, put: Callable[..., Path]) -> None:
-    put("/bin/app", elf(machine=OTHER.elf_machine))
-    check(tmp_path, machine=OTHER.machine)
+    put("/bin/app", elf(machine=OTHER_ARCHITECTURE.elf_machine))
+    check(tmp_path, machine=OTHER_ARCHITECTURE.machine)
 
 
 def test_links_are_followed_inside_the_root_alone(tmp_path: Path, put: Callable[..., Path]) -> None:
