@@ -41,6 +41,14 @@ def load(archive: str, name: str) -> "Callable[[int | None], None]":
             "run krunclient by python3.10 or later",
             69,
         )
+    if "t" in sys.abiflags:  # whose copy `start` does not find: none is made
+        loader.fail(
+            "Python has no global lock",
+            sys.executable,
+            "it reserves 1 GiB at its start, more than the VMM may have beside the guest's",
+            "run krunclient by a Python with that lock",
+            69,
+        )
     directories = cache_directories(os.environ, os.geteuid())
     for directory in directories:
         if is_trusted(directory):

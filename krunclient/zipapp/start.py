@@ -32,7 +32,7 @@ def start(
     """`parent` is the process that started this one, if the first line told it. The rest are the
     size of the archive's end and its CRC-32: zipimport, which reads that, looks at no checksum.
     """
-    name = "%s-%s" % (build_id, sys.implementation.cache_tag)
+    name = "%s-%s%s" % (build_id, sys.implementation.cache_tag, sys.abiflags)
     place = os.environ.get("XDG_CACHE_HOME", "")
     rest = "/krunclient"
     if place[:1] != "/":

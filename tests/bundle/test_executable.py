@@ -77,6 +77,39 @@ def test_it_runs_by_another_python(launcher: Launcher) -> None:
     runs(Launcher([sys.executable, EXECUTABLE], launcher.environment))
 
 
+# As an ordinary Python that says of itself what another would.
+AS_ANOTHER = "import runpy, sys; {}; sys.argv = ['', '--version']; runpy.run_path({!r})"
+
+
+@pytest.mark.parametrize(
+    ("says", "status", "error"),
+    [
+        ("sys.abiflags = ''", 0, ""),
+        ("sys.abiflags = 't'", 69, "Python has no global lock: {python}: it reserves 1 GiB"),
+        ("sys.version_info = (3, 10, 0)", 0, ""),
+        ("sys.version_info = (3, 9, 18)", 69, "Python is too old: {python}: it is 3.9; run"),
+    ],
+)
+def test_a_python_that_cant_run_a_vm_is_refused_at_a_first_start(
+    cache: Path, says: str, status: int, error: str
+) -> None:
+    command = [sys.executable, "-c", AS_ANOTHER.format(says, str(EXECUTABLE))]
+    ended = Launcher(command, {"XDG_CACHE_HOME": str(cache)}).run()
+    assert (ended.status, ended.stdout) == (status, VERSION if status == 0 else b"")
+    start = f"krunclient: error: {error.format(python=sys.executable)}" if error else ""
+    assert ended.stderr.decode().startswith(start)
+    assert ended.stderr.count(b"\n") == bool(error)
+
+
+def test_a_python_without_its_global_lock_takes_no_copy_of_an_ordinary_one(
+    launcher: Launcher, cache: Path
+) -> None:
+    runs(launcher)
+    command = [sys.executable, "-c", AS_ANOTHER.format("sys.abiflags = 't'", str(EXECUTABLE))]
+    ended = Launcher(command, {"XDG_CACHE_HOME": str(cache)}).run()
+    assert (ended.status, ended.stdout) == (69, b"")
+
+
 def test_a_cache_that_cant_be_written_is_passed_over(tmp_path: Path) -> None:
     runs(Launcher([EXECUTABLE], {"XDG_CACHE_HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}))
     assert list(tmp_path.glob("krunclient-*/*/code"))
