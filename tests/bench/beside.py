@@ -72,7 +72,7 @@ def _beside(bench: Bench, candidate: Candidate, name: str, count: int) -> Timed:
             **alone,
             "median ms": 1000 * found.median,
             "99% ms": 1000 * found.percentile_99,
-            "failed, %": 100 * found.failed / len(found.seconds),
+            "failed, %": 100 * len(found.errors) / len(found.seconds),
             "stop ms": 1000 * _stop(running),
         }
 
