@@ -16,18 +16,22 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["packages", "lint", "types", "tests", "vm"]
+nox.options.sessions = ["packages", "lint", "types", "tests", "vm", "aarch64"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 
 SOURCES = ("krunclient", "dist-scripts", "tests", "noxfile.py")
 # How the kernel shares ports is its own matter, and guests run on a KVM that works: the claim and
 # the guest of a few instructions are tried on the hosts as well.
-VM_TESTS = (
-    *("tests/vm", "tests/unit/supervisor/test_claims.py"),
-    "--durations-path=tests/vm/durations.json",
-)
+VM_TESTS = ("tests/vm", "tests/unit/supervisor/test_claims.py")
 VM_TESTS_BY_ARCHITECTURE = {"x86_64": ("tests/unit/host/test_vcpu.py",), "aarch64": ()}
+# Statuses, an answer, what the VMM can reach, and what it could do if the guest had taken it over.
+SHORT_VM_TESTS = (
+    "tests/vm/test_status.py",
+    "tests/vm/test_serving.py::test_busybox_httpd_answers_twenty_requests_in_a_row",
+    "tests/vm/test_confinement.py",
+    "tests/vm/test_taken_over.py",
+)
 VM_TEST_SECONDS = 400  # for what takes some, on a host that is emulated and busy with other things
 VM_SECONDS = 4000
 SOAK_SECONDS = 6 * 3600
@@ -98,18 +102,17 @@ def vm(session: nox.Session) -> None:
     install(session, "vm")
     for words in each_target(session, on_hosts=True):
         prepare(session, build_executable, build_rootfs, build_guests, build_apps)
-        pytest = (
-            "python",
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "-v",
-            f"--timeout={VM_TEST_SECONDS}",
-            "--durations=0",  # what durations.json is made of
-            *(words or (*VM_TESTS, *VM_TESTS_BY_ARCHITECTURE[session.env["TARGET_MACHINE"] or ""])),
-        )
-        on_a_host_with_kvm(session, *pytest, split=not words)
+        whole = (*VM_TESTS, *VM_TESTS_BY_ARCHITECTURE[session.env["TARGET_MACHINE"] or ""])
+        run_vm_tests(session, *(words or whole), split=not words)
+
+
+@nox.session
+def aarch64(session: nox.Session) -> None:
+    """Run a short set of the end-to-end tests on an emulated aarch64 host."""
+    install(session, "vm")
+    session.env["TARGET_MACHINE"] = "aarch64"
+    prepare(session, build_executable, build_rootfs, build_guests)
+    run_vm_tests(session, *SHORT_VM_TESTS, split=True)
 
 
 @nox.session
@@ -239,6 +242,19 @@ def build_apps(session: nox.Session) -> None:
     session.run("python", "-m", "tests.demo.demo", "prepare")
     session.run("python", "-m", "tests.framework.languages")
     session.run("python", "-m", "tests.framework.scheduler")
+
+
+def run_vm_tests(session: nox.Session, *tests: str, split: bool) -> None:
+    command = ("python", "-m", "pytest", "-p", "no:cacheprovider", "-v")
+    on_a_host_with_kvm(
+        session,
+        *command,
+        f"--timeout={VM_TEST_SECONDS}",
+        "--durations=0",  # what durations.json is made of
+        "--durations-path=tests/vm/durations.json",
+        *tests,
+        split=split,
+    )
 
 
 def on_a_host_with_kvm(
