@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
+Answer = TypeVar("Answer")
 SMALL_BUFFER = 1 << 16
 PAUSE = 0.1
 PATIENCE = 60  # seconds
@@ -100,6 +102,16 @@ def cost_others(
     return min(ratios)
 
 
+def once_more(ask_once: Callable[[], Answer]) -> Answer:
+    """libkrun's own network closes a connection now and then before the guest has read a request
+    from it, whoever launched it: then it is asked again, as a client should.
+    """
+    try:
+        return ask_once()
+    except http.client.RemoteDisconnected:
+        return ask_once()
+
+
 def side_by_side(count: int, at_once: int, ask_once: Callable[[], object]) -> int:
     """Ask so many times, so many at once. Returns how many failed."""
 
@@ -124,8 +136,7 @@ def ask_and_reset(port: int, path: str) -> None:
 def requests(port: int, count: int, timeout: float, *, again: bool = False) -> Latencies:
     """Ask for / so many times, on a connection each. One that fails counts with all its time.
 
-    libkrun's own network closes a connection now and then before the guest has read a request from
-    it, whoever launched it: with `again`, that one is asked once more.
+    With `again`, as `once_more` says.
     """
     seconds: list[float] = []
     errors: list[str] = []
@@ -133,11 +144,9 @@ def requests(port: int, count: int, timeout: float, *, again: bool = False) -> L
     while len(seconds) < count and in_a_row < MAX_FAILURES:
         began = time.monotonic()
         try:
-            try:
-                _request(port, timeout)
-            except http.client.RemoteDisconnected:
-                if not again:
-                    raise
+            if again:
+                once_more(lambda: _request(port, timeout))
+            else:
                 _request(port, timeout)
             in_a_row = 0
         except (OSError, http.client.HTTPException) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import signal
 import subprocess
 import time
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from tests.framework.clients import once_more
 from tests.framework.processes import children_of
 
 # Seconds for what comes in some, and is only waited for: on a slow host that is much longer.
@@ -149,16 +149,9 @@ class Server:
         return child
 
     def get(self, path: str = "/", host: str = "127.0.0.1", timeout: float = 30) -> bytes:
-        """The body of an answer.
-
-        libkrun closes a connection now and then before the guest has read a request from it,
-        whoever launched it: then it is asked once more.
-        """
+        """The body of an answer."""
         url = f"http://{host}:{self.port}{path}"
-        try:
-            return _body(url, timeout)
-        except http.client.RemoteDisconnected:
-            return _body(url, timeout)
+        return once_more(lambda: _body(url, timeout))
 
     def wait_until_it_answers(self, timeout: float = HANGS_AFTER) -> None:
         deadline = time.monotonic() + timeout
