@@ -159,7 +159,8 @@ class Server:
             try:
                 self.get()
                 return
-            except urllib.error.HTTPError:
+            except urllib.error.HTTPError as error:
+                error.close()  # an answer as well; Python 3.14 warns of one that is left open
                 return
             except OSError as error:
                 if self.process.poll() is not None:
