@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -37,7 +38,7 @@ def prepare(machine: str, kernel: Path) -> Path:
 
     This checkout has a mount point in it.
     """
-    made_from = repr((PACKAGES, FILES, LINKS, DIRECTORIES, kernel.name, debian.codename(), TOP))
+    made_from = repr((Path(__file__).read_bytes(), kernel.name, debian.codename(), TOP))
     name = hashlib.sha256(made_from.encode()).hexdigest()[:16]
     root = TOP / "build/hosts" / machine / name
     if not root.is_dir():
@@ -56,6 +57,10 @@ def link_tree(source: Path, target: Path) -> None:
 
 def _make(root: Path, machine: str, kernel: Path) -> None:
     debian.unpack_all(PACKAGES, root, machine)
+    # A user who unpacks them owns them, and it is him that a set-user-ID mount(8) would run as.
+    for path in root.rglob("*"):
+        if not path.is_symlink() and path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID):
+            path.chmod(path.stat().st_mode & 0o777)
     (modules,) = kernel.parent.parent.glob("**/lib/modules/*")
     link_tree(modules, root / "lib/modules" / modules.name)
     depmod = shutil.which("depmod", path=debian.search_path()) or "depmod"
