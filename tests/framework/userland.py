@@ -30,6 +30,7 @@ FILES = {
 }
 LINKS = {"usr/bin/python": "python3", "usr/sbin/poweroff": "../bin/busybox", "usr/bin/sh": "bash"}
 DIRECTORIES = ("etc/lvm", "dev", "proc", "root", "run", "srv", "sys", "tmp", "var/tmp")
+SET_ID_BITS = stat.S_ISUID | stat.S_ISGID
 MERGED = ("bin", "sbin", "lib")  # with those of /usr
 
 
@@ -55,12 +56,17 @@ def link_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
 
 
+def drop_set_id_bits(root: Path) -> None:
+    """A user who unpacks files owns them, and it is him that a set-user-ID mount(8) would run as."""
+    for path in root.rglob("*"):
+        mode = path.lstat().st_mode
+        if not stat.S_ISLNK(mode) and mode & SET_ID_BITS:
+            path.chmod(stat.S_IMODE(mode) & ~SET_ID_BITS)
+
+
 def _make(root: Path, machine: str, kernel: Path) -> None:
     debian.unpack_all(PACKAGES, root, machine)
-    # A user who unpacks them owns them, and it is him that a set-user-ID mount(8) would run as.
-    for path in root.rglob("*"):
-        if not path.is_symlink() and path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID):
-            path.chmod(path.stat().st_mode & 0o777)
+    drop_set_id_bits(root)
     (modules,) = kernel.parent.parent.glob("**/lib/modules/*")
     link_tree(modules, root / "lib/modules" / modules.name)
     depmod = shutil.which("depmod", path=debian.search_path()) or "depmod"
