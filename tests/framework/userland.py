@@ -57,7 +57,7 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 def drop_set_id_bits(root: Path) -> None:
-    """A user who unpacks files owns them, and it is him that a set-user-ID mount(8) would run as."""
+    """A user who unpacks files owns them: it is him that a set-user-ID mount(8) would run as."""
     for path in root.rglob("*"):
         mode = path.lstat().st_mode
         if not stat.S_ISLNK(mode) and mode & SET_ID_BITS:
