@@ -76,10 +76,9 @@ class UserNetwork(Record):
         """passt(1). It shares no UDP and no ICMP, and offers no addresses and no names: what it
         needs of the host's interfaces it finds at the loopback device.
         """
-        shown = policy.listen.packed if policy.listen.family == AF_INET else LOOPBACK_V4
         return (
             *("passt", "--foreground", "--quiet", "--fd", str(tap)),
-            *("--tcp-ports", f"{ip_text(shown)}/{policy.listen.port}:{policy.guest_port}"),
+            *("--tcp-ports", f"{ip_text(LOOPBACK_V4)}/{policy.listen.port}:{policy.guest_port}"),
             *("--udp-ports", "none", "--no-udp", "--no-icmp", "--no-dhcp", "--no-dhcpv6"),
             *("--no-ra", "--no-map-gw", "--ipv4-only", "--interface", "lo"),
             *("--address", ip_text(GUEST), "--netmask", "24", "--gateway", ip_text(GATEWAY)),
@@ -109,6 +108,13 @@ def client_sockaddr(number: int) -> bytes:
     first = int.from_bytes(CLIENTS, "big") + 1
     packed = (first + host % (2 ** (32 - CLIENTS_PREFIX) - 2)).to_bytes(4, "big")
     return Endpoint(packed=packed, port=1024 + port).sockaddr(AF_INET)
+
+
+def listen_sockaddr(policy: Policy) -> bytes:
+    """Where passt listens as it thinks, and each client came in, wherever the mapped port is: it
+    shares IPv4 alone.
+    """
+    return Endpoint(packed=LOOPBACK_V4, port=policy.listen.port).sockaddr(AF_INET)
 
 
 def _needs_stand_in(network: Network) -> bool:

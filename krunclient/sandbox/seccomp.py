@@ -77,7 +77,7 @@ IOCTLS_IGNORED = {
 # The supervisor makes these calls in the VMM's place, if its policy allows them.
 SUPERVISED = ("bind", "connect", "listen")
 # And these in the place of passt, which gets its sockets and its connections from the supervisor.
-SUPERVISED_OF_PASST = (*SUPERVISED, "accept4")  # and all of its sockets but one kind
+SUPERVISED_OF_PASST = (*SUPERVISED, "accept4", "getsockname")  # and all of its sockets but one kind
 # What passt does to confine itself, which it does before it reads a frame of the guest's.
 SELF_CONFINEMENT = (
     "execve", "mount", "umount2", "pivot_root", "unshare", "setns", "seccomp", "setpriority",

@@ -146,8 +146,8 @@ class Call:
         finally:
             os.close(memory)
 
-    def tell_peer(self, sockaddr: bytes) -> None:
-        """Put the peer's address where an accept4(2) wants it."""
+    def tell_address(self, sockaddr: bytes) -> None:
+        """Put it where an accept4(2) or getsockname(2) wants it."""
         where, size = self.arguments[1], self.arguments[2]
         if not where:
             return

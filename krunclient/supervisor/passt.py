@@ -36,7 +36,7 @@ from krunclient.log import write_all
 from krunclient.report import Report
 from krunclient.supervisor.loop import READABLE
 from krunclient.supervisor.notifications import Notifications, RefusedError, supervision_error
-from krunclient.usernet import LISTENS, NEWS, NO_LONGER, client_sockaddr
+from krunclient.usernet import LISTENS, NEWS, NO_LONGER, client_sockaddr, listen_sockaddr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class PasstSockets:
             architecture.syscalls["listen"]: self._listen,
             architecture.syscalls["connect"]: self._connect,
             architecture.syscalls["accept4"]: self._accept,
+            architecture.syscalls["getsockname"]: self._tell_name,
         }
 
     def _socket(self, call: Call) -> int:
@@ -161,7 +162,7 @@ class PasstSockets:
             self._wait_for_a_client()
             raise RefusedError(errno.EAGAIN)
         try:
-            call.tell_peer(client_sockaddr(self._clients))
+            call.tell_address(client_sockaddr(self._clients))
             self._clients += 1
             return call.give(own)
         finally:
@@ -173,6 +174,12 @@ class PasstSockets:
             return self._libc.accept4(listening, None, None, SOCK_CLOEXEC | SOCK_NONBLOCK)
         except (BlockingIOError, ConnectionError):
             return None
+
+    def _tell_name(self, call: Call) -> None:
+        """passt asks it of what it accepted (2026), and serves nobody who came in elsewhere than
+        where it listens.
+        """
+        call.tell_address(listen_sockaddr(self._policy))
 
     def _wait_for_a_client(self) -> None:
         try:

@@ -228,6 +228,53 @@ def test_a_passt_that_was_taken_over_cant_hold_up_the_supervisor(tmp_path: Path)
     assert process.returncode == 3
 
 
+ACCEPTS = """
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/socket.h>
+int main(void)
+{
+    struct sockaddr_in name = {.sin_family = AF_INET, .sin_port = htons(PORT)};
+    struct sockaddr_in news = {.sin_family = AF_INET, .sin_port = htons(1)};
+    int bell = socket(AF_INET, SOCK_STREAM, 0), tcp = -1;
+    socklen_t size = sizeof(name);
+    struct pollfd one = {.events = POLLIN};
+
+    inet_pton(AF_INET, "192.0.2.254", &news.sin_addr);
+    if (bind(bell, (void *)&name, size) || listen(bell, 1))
+        return 1;
+    connect(socket(AF_INET, SOCK_STREAM, 0), (void *)&news, sizeof(news));
+    one.fd = bell;
+    while ((tcp = accept4(bell, 0, 0, 0)) < 0)
+        poll(&one, 1, -1);
+    getsockname(tcp, (void *)&name, &size);
+    fprintf(stderr, "%d %d %s %d;\\n", size, name.sin_family, inet_ntoa(name.sin_addr),
+            ntohs(name.sin_port));
+    return getsockname(tcp, (void *)8, &size);
+}
+"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::"])
+def test_each_client_came_in_where_passt_listens_as_it_thinks(tmp_path: Path, host: str) -> None:
+    let_all_users_reach(tmp_path)
+    accepts = compiled(tmp_path / "passt", ACCEPTS.replace("PORT", PORT))
+    launcher, arguments = fake_vmm.prepare(tmp_path, STOPS_ON_SIGINT, APP_STARTED, STAYS)
+    options = ("--network=passt", f"--passt={accepts}", f"--bind={host}", "--log-level=debug")
+    process = launcher.start(*arguments, PORT, *options)
+    assert process.stderr is not None
+    while b"accepts connections" not in process.stderr.readline():
+        assert process.poll() is None
+    client = "::1" if ":" in host else "127.0.0.1"
+    with socket.create_connection((client, int(PORT)), timeout=5):
+        _, told = process.communicate(timeout=20)
+    assert f"passt: 16 {socket.AF_INET} 127.0.0.1 {PORT};" in told.decode()
+    assert process.returncode == 70  # it ended, and not by an address that is none
+
+
 def test_where_passt_is_missing_it_is_69_with_what_to_do(launch: Launch, tmp_path: Path) -> None:
     ended = launch(tmp_path / "none")
     assert ended.status == 69
