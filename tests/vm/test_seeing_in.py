@@ -37,7 +37,7 @@ cat >/www/cgi-bin/up <<'end'
 case $(cat /mood) in
 good) printf '\\nwell\\n' ;;
 500) printf 'Status: 500 Oh\\n\\n' ;;
-garbage) printf 'HTTPaaaaaaaaaaaaaaaaaaaaaaaa\\n' ;;
+garbage) printf 'HTTP/1.1 aaaaaaaaaaaaaaaaaaaa\\n' ;;  # busybox 1.38 leaves no other
 frozen) sleep 1000 ;;
 endless) printf '\\n'; cat /dev/zero ;;
 esac
