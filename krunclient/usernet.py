@@ -111,8 +111,8 @@ def client_sockaddr(number: int) -> bytes:
 
 
 def listen_sockaddr(policy: Policy) -> bytes:
-    """Where passt listens as it thinks, and each client came in, wherever the mapped port is: it
-    shares IPv4 alone.
+    """Where passt listens as it thinks, and so where each of its clients came in. passt serves
+    IPv4 alone, while the mapped port can be on an IPv6 address.
     """
     return Endpoint(packed=LOOPBACK_V4, port=policy.listen.port).sockaddr(AF_INET)
 

@@ -74,6 +74,28 @@ def _family(libc: Libc) -> int:
     return AF_INET6
 
 
+class Bell:
+    """Readable for passt when a client waits. passt may change the flags of its end: no call of
+    ours on it depends on them.
+    """
+
+    def __init__(self, libc: Libc) -> None:
+        self._libc = libc
+        self._own, self.of_passt = socket_pair(libc)
+
+    def ring(self) -> None:
+        try:
+            self._libc.send(self._own, b"x", 1, MSG_DONTWAIT | MSG_NOSIGNAL)
+        except OSError:
+            pass  # it rings already, or passt does not want to hear it
+
+    def fall_silent(self) -> None:
+        try:
+            self._libc.recv(self.of_passt, create_string_buffer(1), 1, MSG_DONTWAIT)
+        except OSError:
+            pass  # it did not ring
+
+
 class PasstSockets:
     """Answers passt's calls. `has_started` once it listens, as it thinks."""
 
@@ -85,15 +107,15 @@ class PasstSockets:
         network: UserNetwork,
         port: MappedPort,
         loop: Loop,
+        called: Callable[[], None],
     ) -> None:
         self._libc = libc
         self._policy = policy
         self._network = network
         self._port = port
         self._loop = loop
-        # Readable for passt when a client waits. passt may change the flags of its end: no call of
-        # ours on it depends on them.
-        self._bell, self._bell_of_passt = socket_pair(libc)
+        self._called = called
+        self._bell = Bell(libc)
         self._family = _family(libc)
         self._listening: int | None = None
         self._clients = 0
@@ -134,7 +156,7 @@ class PasstSockets:
         wanted = model.from_sockaddr(sockaddr)
         if wanted is None or wanted.port != self._policy.listen.port:
             raise RefusedError(errno.EACCES)
-        call.replace(self._bell_of_passt)
+        call.replace(self._bell.of_passt)
 
     def _listen(self, _call: Call) -> None:
         self.has_started = True
@@ -176,16 +198,13 @@ class PasstSockets:
             return None
 
     def _tell_name(self, call: Call) -> None:
-        """passt asks it of what it accepted (2026), and serves nobody who came in elsewhere than
-        where it listens.
+        """A passt of 2026 asks where each client came in, and resets one that came in elsewhere
+        than where it listens as it thinks. It asks this of no other socket.
         """
         call.tell_address(listen_sockaddr(self._policy))
 
     def _wait_for_a_client(self) -> None:
-        try:
-            self._libc.recv(self._bell_of_passt, create_string_buffer(1), 1, MSG_DONTWAIT)
-        except OSError:
-            pass  # it did not ring
+        self._bell.fall_silent()
         if self._listening is not None:
             self._loop.watch(self._listening, READABLE, self._on_client)
 
@@ -193,10 +212,7 @@ class PasstSockets:
         """Somebody waits to be accepted: passt is told, and asks for one after the other."""
         if self._listening is not None:
             self._loop.unwatch(self._listening)
-            try:
-                self._libc.send(self._bell, b"x", 1, MSG_DONTWAIT | MSG_NOSIGNAL)
-            except OSError:
-                pass  # it rings already, or passt does not want to hear it
+            self._bell.ring()
 
     # What the guest's program tells
 
@@ -217,10 +233,14 @@ class PasstSockets:
             if own is not None:
                 os.close(own)
             # The guest tells it once alone.
-            self._loop.start_timer("port", RETRY_SECONDS, self._open)
+            self._loop.start_timer("port", RETRY_SECONDS, self._open_later)
             return
         self._listening = own
         self._loop.watch(own, READABLE, self._on_client)
+
+    def _open_later(self) -> None:
+        self._open()
+        self._called()
 
     def _close(self) -> None:
         self._loop.cancel_timer("port")
@@ -255,7 +275,7 @@ class Passt:
     def watch(
         self, loop: Loop, called: Callable[[], None], failed: Callable[[LaunchError], None]
     ) -> None:
-        """`called` after each call that was answered, `failed` when it has ended, or can't be
+        """`called` when the mapped port can have changed, `failed` when passt has ended or can't be
         supervised.
         """
         for descriptor, handler in (
@@ -287,7 +307,8 @@ class Passt:
             return
         self._sockets = sockets = PasstSockets(
             *(self._libc, self._plan.facts.architecture, self._plan.config.policy),
-            *(self._network, self._port, loop),
+            *(self._network, self._port),
+            *(loop, called),
         )
 
         def answer() -> None:

@@ -214,6 +214,7 @@ class Watch:
             self._announce.confined()
             write_all(self._launch.child.go, b"\n")
             os.close(self._launch.child.go)
+            self._look_at_port()  # passt can be earlier than the VMM
 
     def _on_call(self, sockets: SocketSupervisor) -> None:
         """The VMM wants to bind, connect or listen."""

@@ -226,6 +226,7 @@ NEW_USER_NAMESPACE, PDEATHSIG, DUMPABLE, NETLINK = 0x10000000, 1, 4, 16
         ("connect", (), RET_USER_NOTIF),
         ("listen", (), RET_USER_NOTIF),
         ("accept4", (), RET_USER_NOTIF),
+        ("getsockname", (), RET_USER_NOTIF),
         ("accept", (), RET_ERRNO | errno.EPERM),
         ("unshare", (NEW_USER_NAMESPACE,), RET_ERRNO),
         ("unshare", (0x2C020000,), RET_ALLOW),  # the namespaces that passt goes into
