@@ -19,7 +19,7 @@ from tests.framework.launch import Ended
 from tests.framework.processes import children_of, is_gone_within
 from tests.framework.servers import Echo
 
-PORT = "30779"
+PORT = "30776"  # no other module's: connections stay in TIME_WAIT on it
 Launch = Callable[..., Ended]
 
 ATTACKS = """
