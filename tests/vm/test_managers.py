@@ -186,8 +186,10 @@ def test_under_supervisord(
     configuration = tmp_path / "supervisord.conf"
     (krunclient,) = launcher.command
     configuration.write_text(supervisord_configuration(Path(krunclient), apps, tmp_path, slowness))
+    # Where its package is may be known by PYTHONPATH, which krunclient is not to get.
+    main = f"import sys; sys.path[:] = {sys.path}; from supervisor.supervisord import main; main()"
     supervisord = subprocess.Popen(
-        [sys.executable, "-m", "supervisor.supervisord", "-c", configuration],
+        [sys.executable, "-c", main, "-c", configuration],
         env={**launcher.environment, **grace_period(8, slowness), "LANG": "C.UTF-8"},
     )
     log = tmp_path / "log"
