@@ -9,6 +9,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.framework import recorder
@@ -74,6 +76,19 @@ def build(directory: Path, code: str) -> list[str | Path]:
     Path(f"{libkrun}.settings").write_text(f"/dev/null {STATUS}")
     root = static_root(directory / "root")
     return ["--libkrun", libkrun, "--libkrunfw", libkrunfw, root]
+
+
+@contextmanager
+def open_port(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Once its port accepts connections, and gone after that, so that others can have the port."""
+    try:
+        assert process.stderr is not None
+        while b"accepts connections" not in process.stderr.readline():
+            assert process.poll() is None
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def wait_until_the_app_has_started(process: subprocess.Popen[bytes]) -> None:

@@ -53,14 +53,8 @@ def sending(
         command = ["setpriv", "--bounding-set=-net_admin", *launcher.command]
         launcher = replace(launcher, command=command)
     process = launcher.start(*arguments, str(PORT), "--log-level=info", *options)
-    assert process.stderr is not None
-    try:
-        while b"accepts connections" not in process.stderr.readline():
-            assert process.poll() is None
+    with fake_vmm.open_port(process):
         yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def client() -> socket.socket:

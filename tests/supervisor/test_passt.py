@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -167,19 +166,6 @@ def launch(tmp_path: Path) -> Launch:
     return run
 
 
-@contextmanager
-def open_port(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Once its port accepts connections, and gone after that, so that others can have the port."""
-    try:
-        assert process.stderr is not None
-        while b"accepts connections" not in process.stderr.readline():
-            assert process.poll() is None
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def test_a_passt_that_a_guest_has_taken_over_reaches_what_is_allowed_and_nothing_else(
     launch: Launch, tmp_path: Path
 ) -> None:
@@ -230,7 +216,7 @@ def test_a_passt_that_was_taken_over_cant_hold_up_the_supervisor(tmp_path: Path)
     holds_up = compiled(tmp_path / "passt", HOLDS_UP.replace("PORT", PORT))
     launcher, arguments = fake_vmm.prepare(tmp_path, STOPS_ON_SIGINT, APP_STARTED, STAYS)
     options = ("--network=passt", f"--passt={holds_up}", "--log-level=info")
-    with open_port(launcher.start(*arguments, PORT, *options)) as process:
+    with fake_vmm.open_port(launcher.start(*arguments, PORT, *options)) as process:
         fake_vmm.wait_until_the_app_has_started(process)
         for _ in range(3):
             socket.create_connection(("127.0.0.1", int(PORT)), timeout=5).close()
@@ -283,7 +269,7 @@ def test_each_client_came_in_where_passt_listens_as_it_thinks(
     launcher, arguments = fake_vmm.prepare(tmp_path, STOPS_ON_SIGINT, APP_STARTED, STAYS)
     options = ("--network=passt", f"--passt={accepts}", f"--bind={host}", "--log-level=debug")
     with (
-        open_port(launcher.start(*arguments, PORT, *options)) as process,
+        fake_vmm.open_port(launcher.start(*arguments, PORT, *options)) as process,
         socket.create_connection((client, int(PORT)), timeout=5),
     ):
         _, told = process.communicate(timeout=20)
