@@ -87,13 +87,18 @@ def _has_layers(descriptor: int) -> bool:
     return all(stat.S_ISDIR(one.st_mode) for one in found)
 
 
-def _holder(locked: os.stat_result) -> str:
+def _holder(lock: int) -> str:
     """The process that holds a lock, by proc_locks(5), as an addition to a sentence; empty if this
     process can't see it.
+
+    Lines there name a file by another device than stat(2) on btrfs and overlayfs. So a lock that
+    is this process's own, of a kind that is no hindrance to flock(2), tells the name.
     """
-    device = locked.st_dev
-    file_id = f"{os.major(device):02x}:{os.minor(device):02x}:{locked.st_ino}"
     try:
+        fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open(f"/proc/self/fdinfo/{lock}") as file:
+            own = [line.removeprefix("lock:").split() for line in file if line.startswith("lock:")]
+        file_id = own[0][5]
         with open("/proc/locks") as file:
             for line in file:
                 fields = line.split()
@@ -115,7 +120,7 @@ def _lock(directory: str) -> int:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        why = f"another VM has it{_holder(found)}"
+        why = f"another VM has it{_holder(lock)}"
         raise BusyError(what, directory, why, "use another directory") from None
     except OSError as error:
         if error.errno in NO_SPACE:

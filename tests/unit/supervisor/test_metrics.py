@@ -174,13 +174,14 @@ def test_what_does_not_fit_is_an_error_and_leaves_the_old_file(tmp_path: Path) -
         pytest.skip("only root can mount a small file system")
     script = (
         "import os, sys; from krunclient.supervisor.metrics import Metrics\n"
-        "writer = Metrics('/mnt/vm.prom', {'root': 'r' * 3000, 'port': '1'})\n"
-        "os.mknod('/mnt/full', 0o600)\n"
+        "place = sys.argv[1]\n"
+        "writer = Metrics(f'{place}/vm.prom', {'root': 'r' * 3000, 'port': '1'})\n"
+        "os.mknod(f'{place}/full', 0o600)\n"
         "try: writer.write('ready', healthy=None)\n"
-        "except OSError as error: print(error.errno, os.listdir('/mnt'))\n"
+        "except OSError as error: print(error.errno, os.listdir(place))\n"
     )
-    mount = 'mount -t tmpfs -o size=4k none /mnt && exec "$@"'
-    command = [*UNSHARE, "sh", "-c", mount, "sh", sys.executable, "-c", script]
+    mount = 'mount -t tmpfs -o size=4k none "$0" && exec "$@" "$0"'
+    command = [*UNSHARE, "sh", "-c", mount, str(tmp_path), sys.executable, "-c", script]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=TOP)
     assert ended.stdout == f"{errno.ENOSPC} ['full']\n", ended
 

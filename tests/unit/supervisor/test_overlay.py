@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from krunclient.errors import BusyError, HostError, LaunchError, PermissionDeniedError, VmError
 from krunclient.model import User
 from krunclient.supervisor import overlay
+from tests.framework.namespaces import UNSHARE
+from tests.framework.paths import TOP
 from tests.framework.users import NOBODY
 
 
@@ -22,6 +26,28 @@ def test_a_claim_lasts_until_its_descriptor_is_closed(tmp_path: Path) -> None:
         overlay.claim(directory, None)
     os.close(held)
     os.close(overlay.claim(directory, None))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount an overlay everywhere")
+def test_the_holder_is_named_where_the_kernel_and_stat_tell_other_devices(tmp_path: Path) -> None:
+    # Layers on two file systems: there overlayfs tells the layer's device by stat(2).
+    mount = (
+        'mount -t tmpfs none "$0" && cd "$0" && mkdir lower over merged'
+        " && mount -t tmpfs none lower && mount -t tmpfs none over && mkdir over/upper over/work"
+        " && mount -t overlay -o lowerdir=lower,upperdir=over/upper,workdir=over/work none merged"
+        ' && cd "$OLDPWD" && exec "$@"'
+    )
+    script = (
+        "import os, sys; from krunclient.supervisor import overlay\n"
+        "held = overlay.claim(sys.argv[1], None)\n"
+        "try: overlay.claim(sys.argv[1], None)\n"
+        "except overlay.BusyError as error: print(f'process {os.getpid()}' in str(error))\n"
+    )
+    command = [*UNSHARE, "sh", "-c", mount, str(tmp_path), sys.executable, "-c", script]
+    ended = subprocess.run(
+        [*command, str(tmp_path / "merged/vm")], capture_output=True, text=True, cwd=TOP
+    )
+    assert ended.stdout == "True\n", ended
 
 
 def test_it_is_made_closed_to_others_with_its_layers(tmp_path: Path) -> None:
