@@ -108,6 +108,10 @@ def unexpected(error: BaseException) -> LaunchError:
         error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)).with_traceback(error.__traceback__)
     if isinstance(error, OSError):
         return failed_call("the VM could not be created", _call(error), error, SEE_CHECK)
+    if isinstance(error, ImportError) and (error.path or "").endswith(".so"):
+        # A part of Python that is imported late, and the dynamic loader's words for what it lacks.
+        path, _, why = str(error).partition(": ")
+        return VmError("krunclient can't be loaded", path, why, SEE_LIMITS)
     # Its message could quote a value: its type alone is told.
     return VmError(
         "krunclient failed",

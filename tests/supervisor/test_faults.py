@@ -257,7 +257,8 @@ def test_too_little_memory_is_said_to_be_too_little(
     if ended.status != fake_vmm.STATUS:
         assert more < 4000
         assert ended.status == 70
-        assert re.search("memory|pthread_create: resource temporarily", ended.error)
+        told = "memory|pthread_create: resource temporarily|failed to map segment"
+        assert re.search(told, ended.error)
 
 
 def on_a_full_disk(script: str, *arguments: str | Path) -> Ended:

@@ -28,6 +28,15 @@ def test_no_memory_is_no_memory_whether_python_or_the_kernel_says_so() -> None:
     assert (error.status, error.why) == (70, "cannot allocate memory")
 
 
+def test_a_part_of_python_that_does_not_fit_is_told_as_the_loader_tells_it() -> None:
+    why = "failed to map segment from shared object"
+    error = unexpected(ImportError(f"libffi.so.8: {why}", path="/lib/python3/_ctypes.so"))
+    assert (error.status, error.thing, error.why) == (70, "libffi.so.8", why)
+    ours = unexpected(ImportError("cannot import name 'x'", path="/krunclient/errors.py"))
+    assert ours.thing == "ImportError"
+    assert "report it" in ours.remedy
+
+
 def test_an_error_that_was_meant_stays_as_it_is() -> None:
     meant = UsageError("a", "b", "c", "d")
     assert unexpected(meant) is meant
