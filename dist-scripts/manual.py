@@ -91,7 +91,8 @@ def man_page() -> Iterator[str]:
     yield from (f".B {name}", escaped(rest))
     for option in OPTIONS:
         if option.action:
-            yield from (".br", f".B {name} {escaped(option.name)}")
+            needed = f" {escaped(rest)}" if option is options.PLAN else ""
+            yield from (".br", f".B {name} {escaped(option.name)}{needed}")
     yield ".SH DESCRIPTION"
     first, *others = DESCRIPTION.split("\n\n")
     yield from (".B krunclient", escaped(first))

@@ -45,6 +45,8 @@ def test_the_page_shows_each_option_with_its_default_and_each_status(
     for status in ("64", "66", "69", "70", "75", "77", "125, 126, 127", "128+N"):
         assert f" {status} " in plain
     assert "`" not in plain
+    assert "krunclient --plan [OPTIONS] ROOT_PATH LOCAL_PORT" in plain
+    assert "krunclient --check krunclient" in plain  # which needs neither
 
 
 def completed(tmp_path: Path, *words: str) -> list[str]:
