@@ -176,20 +176,24 @@ def pack(site_packages: Path, output: Path) -> None:
     temporary = output.with_name(output.name + ".tmp")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as name:
-        packed = Path(name, "packed")
+        packed, by_shiv = Path(name, "packed"), Path(name, "by-shiv")
         shutil.copytree(site_packages, packed, copy_function=copy_in_parts)
-        fix_modes(packed)
         create_archive(
             sources=[packed],
-            target=temporary,
+            target=by_shiv,
             interpreter=INTERPRETER,
             main="bootstrap:main",
             env=environment,
         )
+        # Of its own files shiv takes the modes and the order that they have on this disk.
+        with zipfile.ZipFile(by_shiv) as archive:
+            files = {name: archive.read(name) for name in sorted(archive.namelist())}
     assert environment.build_id is not None
     first_stage = {path.name: path.read_bytes() for path in sorted(FIRST_STAGE.glob("*.py"))}
     build_id = identity(environment.build_id, first_stage.values())
-    with zipfile.ZipFile(temporary, "a", compression=zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(temporary, "w") as archive:
+        for name, data in files.items():
+            add(archive, name, data, built_at)
         end = max(one.header_offset for one in archive.infolist())
         for name, source in first_stage.items():
             add(archive, name, source, built_at)
@@ -233,8 +237,8 @@ def identity(packed: str, first_stage: Iterable[bytes]) -> str:
 
 
 def put_head(archive: Path, build_id: str, end: int) -> None:
-    """Put the shell's line and the first stage in the place of shiv's interpreter line. What is
-    read without a checksum of its own begins not before `end`.
+    """Put the shell's line and the first stage in front. What is read without a checksum of its own
+    begins not before `end`.
     """
     whole = archive.read_bytes()
     # Closed first: where 0, 1 or 2 was closed, it has taken that number.
@@ -245,8 +249,8 @@ def put_head(archive: Path, build_id: str, end: int) -> None:
     first_stage = (source + call).encode()
     offset = len(HEAD.format(offset=0, size=len(first_stage)))
     head = HEAD.format(offset=offset, size=len(first_stage))
-    _, _, content = whole.partition(b"\n")
-    archive.write_bytes(head.encode() + first_stage + content)
+    archive.write_bytes(head.encode() + first_stage + whole)
+    archive.chmod(0o755)
 
 
 def add(archive: zipfile.ZipFile, name: str, data: bytes, built_at: datetime) -> None:

@@ -11,11 +11,13 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import shiv
 
 from krunclient import __version__
 from krunclient.bindings.arch import ARCHITECTURES
@@ -283,18 +285,34 @@ def test_no_place_to_extract_to_is_69_and_says_what_to_do() -> None:
     assert "set XDG_CACHE_HOME or TMPDIR" in ended.error
 
 
+@pytest.fixture
+def another_shiv() -> Iterator[Path]:
+    """A directory with shiv as somebody else has it: with other modes, listed in another order."""
+    installed = Path(shiv.__file__).parent
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:  # a tmpfs: the newest first
+        copied = shutil.copytree(installed, Path(directory, "shiv"))
+        for path in copied.rglob("*.py"):
+            path.chmod(0o664)
+        assert os.listdir(copied / "bootstrap") != os.listdir(installed / "bootstrap")
+        yield Path(directory)
+
+
 @pytest.mark.parametrize("machine", ARCHITECTURES)
-def test_it_builds_to_the_same_bytes_for_each_architecture(tmp_path: Path, machine: str) -> None:
-    outputs = [tmp_path / "once", tmp_path / "again"]
-    for output in outputs:
+def test_it_builds_to_the_same_bytes_for_each_architecture_whoever_builds_it(
+    tmp_path: Path, machine: str, another_shiv: Path
+) -> None:
+    outputs = {0o022: tmp_path / "once", 0o002: tmp_path / "again"}
+    paths = {0o022: f"{TOP}", 0o002: f"{another_shiv}:{TOP}"}
+    for umask, output in outputs.items():
         command = [sys.executable, str(SCRIPTS / "build.py"), "--output", str(output)]
-        environment = {**os.environ, "TARGET_MACHINE": machine}
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-    assert outputs[0].read_bytes() == outputs[1].read_bytes()
-    assert outputs[0].stat().st_size < MAX_BYTES
+        environment = {**os.environ, "TARGET_MACHINE": machine, "PYTHONPATH": paths[umask]}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment, umask=umask)
+    once, again = outputs.values()
+    assert once.read_bytes() == again.read_bytes()
+    assert once.stat().st_size < MAX_BYTES
     if machine == MACHINE:
-        assert outputs[0].read_bytes() == EXECUTABLE.read_bytes()
-    with zipfile.ZipFile(outputs[0]) as archive:
+        assert once.read_bytes() == EXECUTABLE.read_bytes()
+    with zipfile.ZipFile(once) as archive:
         bundled = f"site-packages/krunclient/bundled/{machine}/"
         names = [name for name in archive.namelist() if re.search("/bundled/(?!licences/).", name)]
         heads = {name.removeprefix(bundled): archive.read(name) for name in names}
