@@ -15,7 +15,7 @@ from krunclient.log import one_line
 from krunclient.model import FEW_OPEN_FILES, KVM, MORE_OPEN_FILES
 from krunclient.record import Record
 from krunclient.rehearsal import Rehearsal
-from krunclient.sandbox import privileges
+from krunclient.sandbox import privileges, process
 from krunclient.supervisor import cgroup
 from krunclient.vmm import start
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from krunclient.cli import Options
     from krunclient.config import Config
     from krunclient.model import LibraryPair
+    from krunclient.sandbox.confine import Supervisor
 
     Row = tuple[str, Callable[[], str]]
 
@@ -143,8 +144,9 @@ class Check:
 
     def _libkrun(self) -> str:
         pair = self._pair()
-        # What a library does when it is loaded, and may end its process by, is done to a child.
-        self._rehearsal.in_child(lambda _supervisor: start.load(self._libc, pair))
+        # What a library does when it is loaded, and may end its process by, is done to a child. A
+        # launch loads it before the change of user as well.
+        self._rehearsal.in_child(lambda _supervisor: start.load(self._libc, pair), as_user=False)
         version = os.path.realpath(pair.libkrun).rpartition(".so.")[2]
         known = f", version {version}" if version.replace(".", "").isdigit() else ""
         return f"{pair.libkrun} ({pair.libkrun_origin}){known}, API {pair.features.generation}"
@@ -164,14 +166,16 @@ class Check:
         """None is a failure where one is needed."""
         switches = ", ".join(f"{name}={value}" for name, value in self._namespace_switches())
         try:
-            self._rehearsal.in_child(
-                lambda _supervisor: privileges.enter_namespaces(self._libc, user_namespace=True)
-            )
+            self._rehearsal.in_child(self._enter_user_namespace)
         except HostError as error:
             if self._needs_user_namespace():
                 raise
             return f"none ({error.why}), which is not needed here; {switches}"
         return f"allowed; {switches}"
+
+    def _enter_user_namespace(self, _supervisor: Supervisor) -> None:
+        process.set_dumpable(self._libc, True)  # which a change of user has undone
+        privileges.enter_namespaces(self._libc, user_namespace=True)
 
     def _namespace_switches(self) -> Iterator[tuple[str, str]]:
         for name in privileges.USER_NAMESPACE_SWITCHES:

@@ -72,8 +72,9 @@ class Rehearsal:
         why, remedy = "a call that it must refuse went through", "please report it"
         raise VmError("the sandbox can't be made", "supervision of sockets", why, remedy)
 
-    def in_child(self, action: Callable[[Supervisor], object]) -> None:
-        """Do something as the user that the VMM runs as, supervised as the VMM is.
+    def in_child(self, action: Callable[[Supervisor], object], *, as_user: bool = True) -> None:
+        """Do something supervised as the VMM is: as the user that it runs as, or as it does before
+        it becomes that one.
 
         Raises the error that it ended with.
         """
@@ -81,7 +82,7 @@ class Rehearsal:
         def main(parent: int, pipes: tuple[int, ...]) -> NoReturn:
             _, report_to, go = pipes
             process.die_with(self._libc, parent)
-            if self._config.user is not None:
+            if self._config.user is not None and as_user:
                 privileges.switch_user(self._config.user)
                 process.die_with(self._libc, parent)
             action(Supervisor(pid=parent, report=report_to, go=go))

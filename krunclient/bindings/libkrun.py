@@ -170,7 +170,9 @@ def load(libc: Libc, libkrun: str, libkrunfw: str) -> Krun:
 
 
 def _open(libc: Libc, path: str, flags: int) -> int:
+    dlerror = libc.dlerror  # looked up first: to look it up takes the last error away, dlerror(3)
     handle = libc.dlopen(os.fsencode(path), flags)
     if not handle:
-        raise LoadError(path, (libc.dlerror() or b"").decode("utf-8", "replace"))
+        why = os.fsdecode(dlerror() or b"").removeprefix(f"{path}: ")
+        raise LoadError(path, why)
     return handle

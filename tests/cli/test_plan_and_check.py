@@ -14,6 +14,7 @@ from krunclient.options import OPTIONS
 from tests.framework import fake_vmm, recorder
 from tests.framework.launch import Launcher
 from tests.framework.namespaces import UNSHARE, with_own_dev
+from tests.framework.users import USER
 
 FAKE_KVM = with_own_dev()
 
@@ -113,6 +114,31 @@ def test_a_library_that_ends_its_process_is_told_by_check(tmp_path: Path, ends: 
     (line,) = (line for line in ended.stdout.decode().splitlines() if " libkrun: " in line)
     assert line.startswith("missing  libkrun: ")
     assert "was ended by" in line
+
+
+def test_a_library_that_cant_be_loaded_is_told_in_the_loaders_words(tmp_path: Path) -> None:
+    """The first that is asked for, and not what a later one was."""
+    launcher, (*libraries, root) = fake_vmm.prepare(tmp_path)
+    lacking = tmp_path / "libkrunfw.so.5"
+    lacking.unlink()
+    recorder.compile_library(lacking, "extern int missing; int *needs(void) { return &missing; }")
+    ended = launcher.run("--check", *libraries)
+    assert f"libkrun: {lacking}: undefined symbol: missing; give" in ended.stdout.decode()
+    ended = launcher.run(*libraries, root, "30555")
+    told = f"a library can't be loaded: {lacking}: undefined symbol: missing; give another"
+    assert (ended.status, told in ended.error) == (69, True), ended.error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_check_looks_as_the_user_that_a_launch_would_become(launcher: Launcher) -> None:
+    """Whose libraries are in root's own cache, closed to that user."""
+    as_user = launcher.run("--check", f"--user={USER}").stdout.decode().splitlines()
+    as_root = launcher.run("--check").stdout.decode().splitlines()
+    for name in ("libkrun", "libkrunfw", "user namespaces", "sandbox"):
+        found = [
+            next(line for line in lines if f" {name}: " in line) for lines in (as_user, as_root)
+        ]
+        assert [line[:2] for line in found] == ["ok", "ok"], found
 
 
 def test_without_proc_or_dev_null_there_is_one_clear_line(tmp_path: Path) -> None:
