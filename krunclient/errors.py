@@ -112,6 +112,10 @@ def unexpected(error: BaseException) -> LaunchError:
         # A part of Python that is imported late, and the dynamic loader's words for what it lacks.
         path, _, why = str(error).partition(": ")
         return VmError("krunclient can't be loaded", path, why, SEE_LIMITS)
+    if isinstance(error, ImportError) and error.path and error.path.endswith("/later"):
+        # The file of our own code that is not imported at the start, krunclient.zipapp.loader.
+        why, remedy = "it is damaged or gone", "start it again: then it is made anew"
+        return VmError("krunclient can't be loaded", error.path, why, remedy)
     # Its message could quote a value: its type alone is told.
     return VmError(
         "krunclient failed",

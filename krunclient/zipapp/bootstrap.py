@@ -28,7 +28,7 @@ def main() -> None:
     # ^C ends krunclient as it ends a C program, not with a traceback.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    start.start(sys.path.pop(0), build_id)
+    start.start(sys.path.pop(0), build_id, os.getppid())
 
 
 def load(archive: str, name: str) -> "Callable[[int | None], None]":

@@ -188,6 +188,7 @@ def _make(target: str, path: str) -> None:
     packages = [_module(name) for name in sources if name.endswith("/__init__.py")]
     launch = {name: codes.pop(name) for name in LAUNCH}
     _write(f"{new}/{loader.LATER}", codes)
+    files.add(loader.LATER)
     states = {name: _state(f"{new}/{name}") for name in files if not name.endswith(TEXTS)}
     _write(f"{new}/{start.CODE}", (first, (states, launch, packages)))
     os.rename(new, target)

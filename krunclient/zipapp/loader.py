@@ -126,7 +126,8 @@ class Importer:
         exec(self._codes.pop(module.__name__), module.__dict__)
 
     def _add_the_rest(self) -> None:
+        path = f"{self._target}/{LATER}"
         try:
-            self._codes.update(self._read(f"{self._target}/{LATER}"))
+            self._codes.update(self._read(path))
         except (OSError, ValueError, EOFError, TypeError) as error:
-            raise ImportError(str(error)) from None
+            raise ImportError(str(error), path=path) from None

@@ -54,8 +54,10 @@ def start(
         except (OSError, ValueError, ImportError):
             why = "its end is not what it was; install it again"
             line = "krunclient: error: the executable is damaged: %s: %s\n" % (archive, why)
-            os.write(2, os.fsencode(line))
-            os._exit(69)
+            try:
+                os.write(2, os.fsencode(line))
+            finally:
+                os._exit(69)
         launch = bootstrap.load(archive, name)
         del sys.path[0]
     launch(parent)

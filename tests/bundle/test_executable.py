@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import re
 import shutil
@@ -168,6 +169,8 @@ def test_fifty_at_once_on_a_cold_cache_all_run(launcher: Launcher) -> None:
             target / "site-packages/krunclient/bundled" / MACHINE / "libkrun.so", 10
         ),
         lambda target: [path.write_bytes(b"") for path in target.rglob("*") if path.is_file()],
+        lambda target: (target / "later").unlink(),
+        lambda target: flip(target / "later", 1000),
         lambda target: (
             target.rename(target.with_suffix(".away")).parent.joinpath(target.name).touch()
         ),
@@ -177,7 +180,7 @@ def test_fifty_at_once_on_a_cold_cache_all_run(launcher: Launcher) -> None:
 def test_a_damaged_cache_is_made_anew(launcher: Launcher, cache: Path, damage: object) -> None:
     runs(launcher)
     damage(extracted(cache))  # type: ignore[operator]
-    runs(launcher)
+    assert launcher.run("--list").status == 0  # whose code is not a launch's
     libkrun = extracted(cache) / "site-packages/krunclient/bundled" / MACHINE / "libkrun.so"
     assert libkrun.stat().st_size > 10**6
 
@@ -230,6 +233,27 @@ loader.prepare("/copy", ({}, {"krunclient": code}, ["krunclient"]), None)(None)
     assert subprocess.run(command, env={"PYTHONPATH": str(FIRST_STAGE)}).returncode == 4
 
 
+def test_who_started_it_is_known_before_all_else_by_another_python_too() -> None:
+    """By the shell's line it is told; to ask later would not see that a parent has died."""
+    program = """
+import bootstrap, os, start, sys, types
+bootstrap.__loader__ = types.SimpleNamespace(get_data=lambda name: b"id")
+start.start = lambda archive, build_id, parent: os._exit(4 if parent == os.getppid() else 5)
+bootstrap.main()
+"""
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, env={"PYTHONPATH": str(FIRST_STAGE)}).returncode == 4
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
+def test_a_damaged_executable_is_69_where_nobody_can_be_told(cache: Path, closed: str) -> None:
+    damaged = cache / "damaged"
+    damaged.write_bytes(EXECUTABLE.read_bytes()[:-1])
+    damaged.chmod(0o755)
+    told = Launcher(["sh", "-c", f'"$@" {closed}', "sh", damaged], {"XDG_CACHE_HOME": str(cache)})
+    assert told.run("--version").status == 69
+
+
 def test_no_byte_of_the_code_can_change_unnoticed(launcher: Launcher, cache: Path) -> None:
     runs(launcher)
     code = extracted(cache) / "code"
@@ -246,8 +270,16 @@ def test_code_that_is_damaged_unseen_is_made_anew_by_the_next_start(
 ) -> None:
     """As a loss of power may leave it: of the right size and time, and imported late."""
     runs(launcher)
-    flip(extracted(cache) / "later", 1000)
-    assert launcher.run("--check").status == 70
+    target = extracted(cache)
+    flip(target / "later", 1000)
+    first, (states, *rest) = marshal.loads((target / "code").read_bytes()[4:])
+    found = (target / "later").stat()
+    states["later"] = found.st_size, found.st_ctime_ns
+    content = marshal.dumps((first, (states, *rest)))
+    (target / "code").write_bytes(zlib.crc32(content).to_bytes(4, "little") + content)
+    ended = launcher.run("--check")
+    assert ended.status == 70
+    assert f"{target}/later: it is damaged or gone; start it again" in ended.error
     assert launcher.run("--check").status in (0, 69)
 
 

@@ -34,6 +34,8 @@ def test_a_part_of_python_that_does_not_fit_is_told_as_the_loader_tells_it() -> 
     assert (error.status, error.thing, error.why) == (70, "libffi.so.8", why)
     ours = unexpected(ImportError("cannot import name 'x'", path="/krunclient/errors.py"))
     assert ours.thing == "ImportError"
+    damaged = unexpected(ImportError("x is damaged", path="/copy/later"))
+    assert (damaged.status, damaged.thing) == (70, "/copy/later")
     assert "report it" in ours.remedy
 
 
