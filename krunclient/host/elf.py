@@ -57,6 +57,11 @@ class Elf:
             and end <= os.fstat(self._descriptor).st_size
         )
 
+    def has_whole_segments(self) -> bool:
+        """Whether the file has all that is to be loaded."""
+        size = os.fstat(self._descriptor).st_size
+        return all(one.offset + one.size <= size for one in self._segments(PT_LOAD))
+
     def interpreter(self) -> str | None:
         """The path in PT_INTERP: the dynamic loader, None for a static program."""
         for segment in self._segments(PT_INTERP):

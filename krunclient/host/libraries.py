@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from krunclient.bindings.arch import ARCHITECTURES
 from krunclient.errors import HostError, LaunchError, failed_call
@@ -32,15 +33,21 @@ def find(libkrun: str | None, libkrunfw: str | None, architecture: Architecture)
     """The pair to load: what was given, else the bundled one, else the system's.
 
     A libkrun opens libkrunfw by a soname that is built into it, so the second is looked for by
-    that soname, and one that was given must have it. Raises HostError if one is missing.
+    that soname, beside a libkrun that is not the bundled one too, and one that was given must have
+    it. Raises HostError if one is missing or can't be used.
     """
     bundled = _bundled(architecture.machine)
     directories = system_directories(architecture)
     given = [path for path in (libkrun, libkrunfw) if path is not None]
     for path in given:
-        if not os.path.isfile(path):
-            why = "it is no regular file" if os.path.exists(path) else "there is no such file"
-            raise HostError("a library can't be loaded", path, why, GIVE_ANOTHER)
+        try:
+            is_regular = stat.S_ISREG(os.stat(path).st_mode)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        if not is_regular:
+            raise HostError(
+                "a library can't be loaded", path, "it is no regular file", GIVE_ANOTHER
+            )
     found_krun = libkrun or _first((f"{bundled}/libkrun.so",)) or _find(directories, KRUN_SONAMES)
     if found_krun is None:
         others = (name for name in ARCHITECTURES if name != architecture.machine)
@@ -60,13 +67,15 @@ def find(libkrun: str | None, libkrunfw: str | None, architecture: Architecture)
         # A pair that the build has tried together.
         found_krunfw, init = f"{bundled}/libkrunfw.so", BUNDLED_INIT
     else:
-        found_krunfw = _matching_krunfw(found_krun, libkrunfw, bundled, directories)
+        found_krunfw = _matching_krunfw(found_krun, libkrunfw, bundled, directories, architecture)
         init = read_init(found_krun)
 
     def origin(path: str, asked_for: str | None) -> str:
         if path == asked_for:
             return "given"
-        return "bundled" if path.startswith(f"{bundled}/") else "system"
+        if path.startswith(f"{bundled}/"):
+            return "bundled"
+        return "system" if os.path.dirname(path) in directories else "beside libkrun"
 
     return LibraryPair(
         libkrun=found_krun,
@@ -83,14 +92,19 @@ def _bundled(machine: str) -> str:
 
 
 def _matching_krunfw(
-    libkrun: str, given: str | None, bundled: str, directories: tuple[str, ...]
+    libkrun: str,
+    given: str | None,
+    bundled: str,
+    directories: tuple[str, ...],
+    architecture: Architecture,
 ) -> str:
-    """The libkrunfw whose soname stands in a libkrun: the one that was given, the bundled one, or
-    the system's.
+    """The libkrunfw whose soname stands in a libkrun: the one that was given, the bundled one, one
+    beside that libkrun, or the system's.
     """
     soname = _wanted_krunfw(libkrun)
+    name = soname.encode() + b"\0"
     if given is not None:
-        if _mapped(given).find(soname.encode() + b"\0") < 0:
+        if name not in _dynamic_strings("libkrunfw can't be used", given, architecture):
             raise HostError(
                 "libkrunfw can't be used",
                 given,
@@ -98,13 +112,16 @@ def _matching_krunfw(
                 "give a pair that belongs together",
             )
         return given
-    own = f"{bundled}/libkrunfw.so"
-    if os.path.isfile(own) and _mapped(own).find(soname.encode() + b"\0") >= 0:
+    own, what = f"{bundled}/libkrunfw.so", "libkrunfw can't be used"
+    if os.path.isfile(own) and name in _dynamic_strings(what, own, architecture):
         return own
-    found = _find((os.path.dirname(libkrun), *directories), (soname,))
+    directories = (os.path.dirname(libkrun), *directories)
+    found = _find(directories, (soname,))
     if found is None:
-        what, remedy = "libkrunfw was not found", "install libkrunfw, or name it by --libkrunfw"
-        raise HostError(what, soname, f"{libkrun} needs it", remedy)
+        why = f"{libkrun} needs it, and it is not in {' '.join(directories)}"
+        remedy = "install libkrunfw, or name it by --libkrunfw"
+        raise HostError("libkrunfw was not found", soname, why, remedy)
+    _dynamic_strings(what, found, architecture)
     return found
 
 
@@ -114,18 +131,7 @@ def read_features(libkrun: str, architecture: Architecture) -> Features:
     Raises HostError for a file that can't be read or is no libkrun.
     """
     what = "libkrun can't be used"
-    try:
-        descriptor = os.open(libkrun, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            elf = Elf(descriptor)
-            if not elf.is_for(architecture.elf_machine):
-                why = f"it is no library for {architecture.machine}"
-                raise HostError(what, libkrun, why, GIVE_ANOTHER)
-            strings = elf.dynamic_strings()
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise _unreadable(libkrun, error) from None
+    strings = _dynamic_strings(what, libkrun, architecture)
     features = Features.of(lambda name: name.encode() + b"\0" in strings)
     if not features.krun_set_root and not features.krun_add_virtiofs3:
         why = "it has no function krun_set_root or krun_add_virtiofs3"
@@ -134,6 +140,28 @@ def read_features(libkrun: str, architecture: Architecture) -> Features:
         # Before that, no log tells whether a status is the app's.
         raise HostError(what, libkrun, "it has no function krun_init_log", USE_NEWER)
     return features
+
+
+def _dynamic_strings(what: str, path: str, architecture: Architecture) -> bytes:
+    """The names in a library, each NUL-terminated.
+
+    Raises HostError, by `what`, for a file that can't be read or is no whole library.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            elf = Elf(descriptor)
+            if not elf.is_for(architecture.elf_machine):
+                why = f"it is no library for {architecture.machine}"
+                raise HostError(what, path, why, GIVE_ANOTHER)
+            if not elf.has_whole_segments():
+                # The dynamic loader would map what is missing, and be killed by SIGBUS.
+                raise HostError(what, path, "its end is missing", "install it again")
+            return elf.dynamic_strings()
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def read_init(libkrun: str) -> str:

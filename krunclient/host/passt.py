@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from krunclient.errors import HostError
+from krunclient.errors import HostError, failed_call
 from krunclient.host.libraries import PACKAGE
 from krunclient.model import User
 from krunclient.record import Record
@@ -69,10 +69,12 @@ def find(given: str | None, search_path: str) -> str:
     Only absolute directories are looked into. Raises HostError where there is none.
     """
     if given is not None:
+        try:
+            os.stat(given)
+        except OSError as error:
+            raise failed_call("passt can't be used", given, error, INSTALL) from None
         if not _is_program(given):
-            there = os.path.exists(given)
-            why = "it can't be read and executed" if there else "there is no such file"
-            raise HostError("passt can't be used", given, why, INSTALL)
+            raise HostError("passt can't be used", given, "it can't be read and executed", INSTALL)
         return given
     for directory in search_path.split(":"):
         path = f"{directory}/passt"

@@ -280,7 +280,7 @@ def test_each_client_came_in_where_passt_listens_as_it_thinks(
 def test_where_passt_is_missing_it_is_69_with_what_to_do(launch: Launch, tmp_path: Path) -> None:
     ended = launch(tmp_path / "none")
     assert ended.status == 69
-    assert "there is no such file; install the package passt" in ended.error
+    assert "no such file or directory; install the package passt" in ended.error
     assert "it can't be read and executed" in launch("/etc/passwd").error
     plan = launch("/bin/true", "--plan")
     assert plan.status == 0

@@ -83,9 +83,11 @@ def test_what_is_given_comes_before_all(host: Path, pair: tuple[Path, Path]) -> 
 
 
 def test_a_libkrunfw_is_looked_for_beside_its_libkrun(host: Path, pair: tuple[Path, Path]) -> None:
-    assert libraries.find(str(pair[0]), None, ARCHITECTURE).libkrunfw == str(pair[1])
+    found = libraries.find(str(pair[0]), None, ARCHITECTURE)
+    assert (found.libkrunfw, found.libkrunfw_origin) == (str(pair[1]), "beside libkrun")
     put(pair, host / "alone", "libkrun.so", "other")
-    with pytest.raises(HostError, match=r"libkrunfw was not found: libkrunfw\.so\.5"):
+    looked = rf"and it is not in {host}/alone {host}/lib;"
+    with pytest.raises(HostError, match=rf"libkrunfw was not found: libkrunfw\.so\.5: .* {looked}"):
         libraries.find(f"{host}/alone/libkrun.so", None, ARCHITECTURE)
 
 
@@ -123,18 +125,34 @@ def test_a_libkrun_that_cant_tell_the_apps_status_is_refused(tmp_path: Path) -> 
         libraries.find(str(path), str(libkrunfw), ARCHITECTURE)
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\x7fELF\x02\x01"])
-def test_what_is_no_library_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "libkrun.so"
+@pytest.mark.parametrize("content", [b"", b"libkrunfw.so.5\0", b"\x7fELF\x02\x01"])
+def test_what_is_no_library_is_refused(
+    tmp_path: Path, pair: tuple[Path, Path], content: bytes
+) -> None:
+    path = tmp_path / "library.so"
     path.write_bytes(content)
-    with pytest.raises(HostError, match=f"no library for {MACHINE}"):
+    with pytest.raises(HostError, match=f"libkrun can't be used: .* no library for {MACHINE}"):
         libraries.find(str(path), None, ARCHITECTURE)
+    with pytest.raises(HostError, match=f"libkrunfw can't be used: .* no library for {MACHINE}"):
+        libraries.find(str(pair[0]), str(path), ARCHITECTURE)
+
+
+def test_a_library_that_is_cut_off_is_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    for number, name in enumerate(("libkrun", "libkrunfw")):
+        whole = pair[number].read_bytes()
+        given = {"libkrun": str(pair[0]), "libkrunfw": str(pair[1])} | {name: str(tmp_path / name)}
+        Path(given[name]).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(HostError, match=f"{name} can't be used: .* its end is missing"):
+            libraries.find(**given, architecture=ARCHITECTURE)
+        Path(given[name]).write_bytes(whole)
+        assert libraries.find(**given, architecture=ARCHITECTURE)
 
 
 def test_a_path_that_is_no_file_is_refused_unopened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", tmp_path / "missing"):
-        why = "there is no such file" if path.name == "missing" else "it is no regular file"
+        is_missing = path.name == "missing"
+        why = "no such file or directory" if is_missing else "it is no regular file"
         with pytest.raises(HostError, match=why):
             libraries.find(str(path), None, ARCHITECTURE)
         with pytest.raises(HostError, match=why):

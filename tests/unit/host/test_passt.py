@@ -28,6 +28,8 @@ def test_the_first_that_can_be_executed_is_found(tmp_path: Path) -> None:
     assert passt.find(second, search) == second
     with pytest.raises(HostError, match="it can't be read and executed"):
         passt.find(not_executable, search)
+    with pytest.raises(HostError, match="/none: no such file or directory"):
+        passt.find(f"{tmp_path}/none", search)
 
 
 def test_none_in_the_search_path_or_in_the_working_directory_is_69(
