@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from krunclient import model
 from krunclient import options as rows
 from krunclient.bindings.libc import SOCK_STREAM
-from krunclient.errors import UsageError
+from krunclient.errors import BusyError, PermissionDeniedError, UsageError
 from krunclient.model import Endpoint, Files, Guest, HealthCheck, Limits, Network, Policy, Rlimit
 from krunclient.record import Record
 from krunclient.secret import Secret
@@ -97,15 +98,27 @@ def for_check(libc: Libc, options: Options) -> Config:
 
 
 def check_volumes(files: Files) -> None:
-    """Raises UsageError for one that is no directory of this host."""
-    for volume in files.volumes:
-        if not os.path.isdir(volume.host_directory):
+    """Raises UsageError for one that is no directory of this host, PermissionDeniedError for one
+    that this user can't get to.
+    """
+    what = "--volume can't be used"
+    for directory in (volume.host_directory for volume in files.volumes):
+        try:
+            is_directory = stat.S_ISDIR(os.stat(directory).st_mode)
+        except PermissionError:
+            why, remedy = "permission denied", "check its directories"
+            raise PermissionDeniedError(what, directory, why, remedy) from None
+        except OSError:
+            is_directory = False
+        if not is_directory:
             why, remedy = "it is no directory of this host", "make it, or name another"
-            raise UsageError("--volume can't be used", volume.host_directory, why, remedy)
+            raise UsageError(what, directory, why, remedy)
 
 
 def resolve(libc: Libc, options: Options) -> Config:
-    """Check and convert all that a launch needs. Raises UsageError for the first fault."""
+    """Check and convert all that a launch needs. Raises UsageError for the first fault, BusyError
+    for a name that can't be looked up for now.
+    """
     if len(options.arguments) != 2:
         raise UsageError(
             "can't read the command line",
@@ -263,12 +276,14 @@ def _addresses(libc: Libc, source: str, name: str) -> tuple[bytes, ...]:
     try:
         answers = _socket.getaddrinfo(name, None, 0, SOCK_STREAM)
     except OSError as error:
-        raise UsageError(
-            f"{source} can't be used",
-            name,
-            f"this host can't resolve it: {(error.strerror or 'no reason given').lower()}",
-            "give a name that it knows, or an address",
-        ) from None
+        why = f"this host can't resolve it: {(error.strerror or 'no reason given').lower()}"
+        if error.errno == _socket.EAI_AGAIN:
+            raise BusyError(f"{source} can't be used", name, why, "try again") from None
+        remedy = "give a name that it knows, or an address"
+        raise UsageError(f"{source} can't be used", name, why, remedy) from None
+    except UnicodeError:  # of the codec idna, for a part that is empty or longer than 63
+        why, remedy = "it is no name of a host", "give one, or an address"
+        raise UsageError(f"{source} can't be used", name, why, remedy) from None
     packed = (model.parse_ip(libc, str(answer[4][0])) for answer in answers)
     return tuple(dict.fromkeys(one for one in packed if one is not None))
 

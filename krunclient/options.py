@@ -176,8 +176,15 @@ def http_path(source: str, text: str) -> str:
     )
 
 
-def directory(_source: str, text: str) -> str:
-    return os.path.abspath(text)
+def host_path(source: str, text: str) -> str:
+    """Absolute, whatever it begins with."""
+    if text:
+        try:
+            return os.path.abspath(text)
+        except OSError:  # getcwd(2)
+            why, remedy = "the working directory is gone", "give a path that begins with /"
+            raise UsageError(f"{source} can't be used", text, why, remedy) from None
+    raise UsageError(f"{source} can't be used", "''", "it is empty", "give a path")
 
 
 def absolute_path(source: str, text: str) -> str:
@@ -232,7 +239,7 @@ def volume(source: str, text: str) -> Volume:
             "give a directory of the host, and an absolute path in the guest without ..",
         )
     return Volume(
-        host_directory=os.path.abspath(host_directory),
+        host_directory=host_path(source, host_directory),
         guest_directory=guest_directory,
         read_only=rest != text,
     )
@@ -377,7 +384,7 @@ OVERLAY: Option[str | None] = Option(
     name="--overlay",
     metavar="DIR",
     default=None,
-    convert=last(directory),
+    convert=last(host_path),
     needs_sandbox=True,
     help="keep the guest's writes in DIR",
 )
@@ -385,7 +392,7 @@ STATE_DIR: Option[str | None] = Option(
     name="--state-dir",
     metavar="DIR",
     default=None,
-    convert=last(directory),
+    convert=last(host_path),
     needs_sandbox=True,
     help="keep them in a subdirectory of ROOT_PATH's own",
 )
@@ -554,7 +561,7 @@ METRICS: Option[str | None] = Option(
     name="--metrics",
     metavar="PATH",
     default=None,
-    convert=last(directory),
+    convert=last(host_path),
     help="keep a file of metrics there, in Prometheus' text form",
 )
 PLAN = Option(

@@ -189,7 +189,7 @@ class Watch:
 
     def _on_log(self) -> None:
         self._libkrun_log.feed(self._loop.read(self._launch.child.log))
-        if self._libkrun_log.thread_panic and self._failure is None:
+        if self._libkrun_log.thread_panic and self._failure is None and not self._has_ended():
             self._fail(verdict.thread_panicked(self._launch.plan, self._libkrun_log.thread_panic))
 
     def _on_report(self) -> None:

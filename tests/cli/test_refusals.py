@@ -88,6 +88,37 @@ def test_a_wrong_option_is_64(launcher: Launcher, root: Path, arguments: list[st
     refused(launcher.run(root, PORT, *arguments), 64, "")
 
 
+@pytest.mark.parametrize("option", ["--overlay=", "--state-dir=", "--metrics=", "--volume=:/db"])
+def test_an_empty_path_is_64_and_not_the_working_directory(
+    launcher: Launcher, root: Path, option: str
+) -> None:
+    refused(launcher.run("--plan", root, PORT, option), 64, "can't be used")
+
+
+@pytest.mark.parametrize("option", ["--overlay=db", "--metrics=db", "--volume=db:/db"])
+def test_a_relative_path_in_a_directory_that_is_gone_is_64(
+    launcher: Launcher, root: Path, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "gone").mkdir()
+    script = 'cd "$0" && rmdir "$0" && exec "$@"'
+    gone = replace(launcher, command=["sh", "-c", script, tmp_path / "gone", *launcher.command])
+    ended = gone.run("--plan", root, PORT, option)
+    assert ended.status == 64
+    last = ended.stderr.decode().splitlines()[-1]  # the shell may have said so before
+    assert "can't be used: db: the working directory is gone; give a path" in last
+
+
+def test_a_volume_that_this_user_cant_get_to_is_77(launcher: Launcher, root: Path) -> None:
+    # A directory of another owner is closed to the namespace's root, whose powers are its own.
+    closed = with_own_dev("mkdir -p /dev/closed/db", "chmod 0 /dev/closed")
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]
+    host = replace(launcher, command=[*closed, *drop, *launcher.command])
+    volume = "--volume=/dev/closed/db:/db"
+    refused(host.run("--plan", root, PORT, volume), 77, "/dev/closed/db: permission denied")
+    given = ("--libkrun", "/dev/closed/db/libkrun.so")
+    refused(host.run("--plan", root, PORT, *given), 69, "libkrun.so: permission denied")
+
+
 def test_no_argument_at_all_is_64(launcher: Launcher) -> None:
     refused(launcher.run(), 64, "ROOT_PATH and LOCAL_PORT are needed")
 

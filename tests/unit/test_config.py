@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krunclient.config import Config
-from krunclient.errors import UsageError
+from krunclient.errors import BusyError, UsageError
 from krunclient.options import LOG_LEVEL, MAX_ARG_BYTES
 from krunclient.secret import Secret
 from tests.framework.stages import options
@@ -198,6 +198,23 @@ def test_a_name_that_cant_be_resolved_is_a_usage_error_with_the_name(
     monkeypatch.setattr(_socket, "getaddrinfo", fails)
     with pytest.raises(UsageError, match=r"nowhere\.example: this host can't resolve it: name or"):
         resolve("--allow=nowhere.example:80")
+
+
+def test_a_resolver_that_does_not_answer_now_is_worth_another_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_question: object) -> None:
+        raise _socket.gaierror(_socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(_socket, "getaddrinfo", fails)
+    with pytest.raises(BusyError, match=r"db\.example: .* temporary failure .*; try again"):
+        resolve("--allow=db.example:80")
+
+
+@pytest.mark.parametrize("name", ["api..example", ".example", f"{64 * 'a'}.example"])
+def test_a_name_that_no_host_can_have_is_a_usage_error(name: str) -> None:
+    with pytest.raises(UsageError, match="it is no name of a host"):
+        resolve(f"--allow={name}:443")
 
 
 @pytest.mark.parametrize(
