@@ -38,14 +38,22 @@ def load(libc: Libc, pair: LibraryPair) -> Krun:
         krun = libkrun.load(libc, pair.libkrun, pair.libkrunfw)
     except LoadError as error:
         what = "a library can't be loaded"
-        # dlerror(3) has no number, but ends with the text of one.
-        if error.why.endswith(tuple(os.strerror(code) for code in LIMITS)):
+        if _is_a_limit(error):
             raise VmError(what, error.path, error.why, SEE_LIMITS) from None
         raise HostError(what, error.path, error.why, remedy) from None
     if Features.of(krun.has) != pair.features:
         why = "it has other functions than it had a moment ago"
         raise HostError("a library can't be loaded", pair.libkrun, why, remedy)
     return krun
+
+
+def _is_a_limit(error: LoadError) -> bool:
+    """dlerror(3) has no number, but may end with the text of one. Of what can't be mapped, for
+    whatever reason, glibc tells none: beside a limit, `noexec` is the one.
+    """
+    if error.why.endswith("failed to map segment from shared object"):
+        return not os.statvfs(error.path).f_flag & os.ST_NOEXEC
+    return error.why.endswith(tuple(os.strerror(code) for code in LIMITS))
 
 
 def start(plan: Plan, libc: Libc, krun: Krun, init_file: Secret, root: str) -> NoReturn:

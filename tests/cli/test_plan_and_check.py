@@ -129,6 +129,23 @@ def test_a_library_that_cant_be_loaded_is_told_in_the_loaders_words(tmp_path: Pa
     assert (ended.status, told in ended.error) == (69, True), ended.error
 
 
+def test_a_library_that_does_not_fit_in_memory_is_70_and_one_that_may_not_be_run_is_69(
+    tmp_path: Path,
+) -> None:
+    launcher, (*libraries, root) = fake_vmm.prepare(tmp_path)
+    large = tmp_path / "libkrunfw.so.5"
+    large.unlink()
+    recorder.compile_library(large, "char large[1 << 28];")
+    assert launcher.run(*libraries, root, "30555").status == fake_vmm.STATUS
+    limited = ["sh", "-c", 'ulimit -v 250000; exec "$@"', "sh", *launcher.command]
+    mount = f"mount -n --bind {tmp_path} {tmp_path}; mount -n -o remount,bind,noexec {tmp_path}"
+    closed = [*UNSHARE, "sh", "-c", f'{mount}; exec "$@"', "sh", *launcher.command]
+    for command, status in (limited, 70), (closed, 69):
+        ended = replace(launcher, command=command).run(*libraries, root, "30555")
+        assert "failed to map segment from shared object; " in ended.error
+        assert ended.status == status, ended.error
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 def test_check_looks_as_the_user_that_a_launch_would_become(launcher: Launcher) -> None:
     """Whose libraries are in root's own cache, closed to that user."""
