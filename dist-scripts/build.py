@@ -184,6 +184,7 @@ def pack(site_packages: Path, output: Path) -> None:
             interpreter=INTERPRETER,
             main="bootstrap:main",
             env=environment,
+            compressed=False,
         )
         # Of its own files shiv takes the modes and the order that they have on this disk.
         with zipfile.ZipFile(by_shiv) as archive:

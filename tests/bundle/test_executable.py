@@ -180,6 +180,7 @@ def test_fifty_at_once_on_a_cold_cache_all_run(launcher: Launcher) -> None:
 def test_a_damaged_cache_is_made_anew(launcher: Launcher, cache: Path, damage: object) -> None:
     runs(launcher)
     damage(extracted(cache))  # type: ignore[operator]
+    runs(launcher)
     assert launcher.run("--list").status == 0  # whose code is not a launch's
     libkrun = extracted(cache) / "site-packages/krunclient/bundled" / MACHINE / "libkrun.so"
     assert libkrun.stat().st_size > 10**6

@@ -125,7 +125,7 @@ def test_a_libkrun_that_cant_tell_the_apps_status_is_refused(tmp_path: Path) -> 
         libraries.find(str(path), str(libkrunfw), ARCHITECTURE)
 
 
-@pytest.mark.parametrize("content", [b"", b"libkrunfw.so.5\0", b"\x7fELF\x02\x01"])
+@pytest.mark.parametrize("content", [b"", b"text", b"libkrunfw.so.5\0", b"\x7fELF\x02\x01"])
 def test_what_is_no_library_is_refused(
     tmp_path: Path, pair: tuple[Path, Path], content: bytes
 ) -> None:
