@@ -1,7 +1,7 @@
 """Many launches, in a row and side by side, half of them ended by a signal at a random moment.
 
-    python -m tests.framework.soak [--launches N] [--parallel P] [--recorder]
-    python -m tests.framework.soak --combine RESULT...
+    python -m tests.soak.soak [--launches N] [--parallel P] [--recorder]
+    python -m tests.soak.soak --combine RESULT...
 
 Counts what came out by kind, looks for anything left behind after each launch, and says what bound
 on the failure rate the count supports. With --recorder a VMM of a few lines of C stands in for
@@ -26,13 +26,14 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.framework import fake_vmm
-from tests.framework.launch import Launcher
+from tests.framework.launch import STOP_SIGNALS, Launcher
 from tests.framework.paths import ARTEFACTS, EXECUTABLE, PYTHONPATH
 from tests.framework.processes import is_gone_within
 from tests.framework.roots import GRACEFUL_HTTPD, STATUS_WHEN_ASKED, busybox_root
@@ -48,8 +49,6 @@ PROGRESS = 20
 # What an app does when it is asked to stop, and what one does that ends by itself.
 ASKED, BY_ITSELF = STATUS_WHEN_ASKED, 7
 SERVER = f"mkdir -p /www; echo hello >/www/index.html; {GRACEFUL_HTTPD}"
-# A signal that a shell had us ignore would be lost where it comes before krunclient's first line.
-AS_USUAL = ("env", "--default-signal")
 BRIEF_APP = f"exit {BY_ITSELF}"
 
 
@@ -227,6 +226,22 @@ class Launch:
 PATIENCE_SECONDS = 240
 
 
+@contextmanager
+def no_stop_ignored() -> Iterator[None]:
+    """A launch that inherits an ignored signal loses it before krunclient's first line.
+
+    A shell has its background jobs, and so us, ignore SIGINT and SIGQUIT.
+    """
+    ignored = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def soak(place: Place, launches: int, parallel: int, seed: int) -> Results:
     results = Results()
     lock = threading.Lock()
@@ -254,7 +269,7 @@ def soak(place: Place, launches: int, parallel: int, seed: int) -> Results:
                     f"{results.launches} launches, {results.failures.total()} failures", flush=True
                 )
 
-    with ThreadPoolExecutor(parallel) as pool:
+    with no_stop_ignored(), ThreadPoolExecutor(parallel) as pool:
         list(pool.map(one, range(launches)))
     faulthandler.cancel_dump_traceback_later()
     results.seconds = round(time.monotonic() - began, 1)
@@ -276,7 +291,7 @@ def real_place(directory: Path) -> Place:
     cache = directory / "cache"
     cache.mkdir(mode=0o700)
     launcher = Launcher(
-        [*AS_USUAL, executable], {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(cache)}, directory
+        [executable], {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(cache)}, directory
     )
     brief = busybox_root(directory / "brief", BRIEF_APP)
     server = busybox_root(directory / "server", SERVER)
@@ -313,7 +328,7 @@ def recorded_place(directory: Path) -> Place:
     brief = fake_vmm.build(directory / "brief", fake_vmm.source(f"_exit({BY_ITSELF});"))
     # Python can lose a SIGINT while it starts, and takes longer for a checkout than for the
     # executable: blocked, it waits for krunclient.
-    command = [*AS_USUAL, "--block-signal=INT", sys.executable, "-m", "tests.framework.without_kvm"]
+    command = ["env", "--block-signal=INT", sys.executable, "-m", "tests.framework.without_kvm"]
     launcher = Launcher(command, {"PATH": "/usr/bin:/bin", "PYTHONPATH": PYTHONPATH}, directory)
     return Place(launcher, server, brief, launcher.run(*brief, str(FIRST_PORT)).seconds)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.framework.launch import STOP_SIGNALS, ignore_stops
 from tests.soak import soak
 from tests.soak.soak import Launch, Results
 
@@ -37,3 +40,18 @@ def test_what_goes_wrong_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     results: Results = soak.soak(None, 3, parallel=1, seed=1)  # type: ignore[arg-type]
     assert dict(results.failures) == {"it broke": 3}
     assert "FAILURE: it broke | 3" in soak.report(results)
+
+
+def test_a_launch_hears_each_stop_from_its_first_moment_though_a_shell_had_us_ignore_it() -> None:
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    ignore_stops()
+    try:
+        with soak.no_stop_ignored():
+            for number in STOP_SIGNALS:
+                process = subprocess.Popen(["sleep", "60"])
+                process.send_signal(number)
+                assert process.wait(10) == -number
+        assert all(signal.getsignal(number) is signal.SIG_IGN for number in STOP_SIGNALS)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
