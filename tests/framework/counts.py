@@ -20,7 +20,8 @@ from tests.framework.roots import static_root
 
 PYTHON = "/usr/bin/python3"
 # Beside which a launch is measured: what it needs of Python, and nothing of an interpreter's end.
-BARE_PYTHON = (PYTHON, "-ISXutf8", "-c", "import ctypes, os; os._exit(0)")
+ISOLATED, COUNTED = "-ISXutf8", "-sSXutf8"
+BARE_PYTHON = (PYTHON, ISOLATED, "-c", "import ctypes, os; os._exit(0)")
 AT_THE_FORK = 96  # a status that nothing else has
 # Not every valgrind knows openat2: the guest's program is looked up without it, in a root that has
 # no links.
@@ -110,7 +111,13 @@ def system_calls(command: Sequence[str], environment: Mapping[str, str], until: 
 
 
 def instructions(command: Sequence[str], environment: Mapping[str, str], status: int) -> int:
-    """Of user space, by callgrind, of the first process alone, which has to end with a status."""
+    """Of user space, by callgrind, of the first process alone, which has to end with a status.
+
+    The hashes of a Python are random, and its count with them: this one is given their seed, which
+    `-I` would have it pass over.
+    """
+    command = [COUNTED if word == ISOLATED else word for word in command]
+    environment = {**environment, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1"}
     with tempfile.TemporaryDirectory() as name:
         profile = Path(name, "profile")
         valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}"]
