@@ -18,9 +18,9 @@ from target import MACHINE, SITE_PACKAGES
 from tests.framework import fake_vmm, recorder
 from tests.framework.roots import static_root
 
-PYTHON = "/usr/bin/python3"
+PYTHON, ISOLATED = build.INTERPRETER.split()
+SEEDED = ISOLATED.replace("I", "s")  # reads the seed of its hashes, as -I does not
 # Beside which a launch is measured: what it needs of Python, and nothing of an interpreter's end.
-ISOLATED, COUNTED = "-ISXutf8", "-sSXutf8"
 BARE_PYTHON = (PYTHON, ISOLATED, "-c", "import ctypes, os; os._exit(0)")
 AT_THE_FORK = 96  # a status that nothing else has
 # Not every valgrind knows openat2: the guest's program is looked up without it, in a root that has
@@ -113,10 +113,9 @@ def system_calls(command: Sequence[str], environment: Mapping[str, str], until: 
 def instructions(command: Sequence[str], environment: Mapping[str, str], status: int) -> int:
     """Of user space, by callgrind, of the first process alone, which has to end with a status.
 
-    The hashes of a Python are random, and its count with them: this one is given their seed, which
-    `-I` would have it pass over.
+    Python's hashes are random, and its count with them: it is given their seed.
     """
-    command = [COUNTED if word == ISOLATED else word for word in command]
+    command = [SEEDED if word == ISOLATED else word for word in command]
     environment = {**environment, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1"}
     with tempfile.TemporaryDirectory() as name:
         profile = Path(name, "profile")
